@@ -23,6 +23,8 @@ SILENT_READY_MAX = 2
 # The same of looks in which the world took none of the changes that were asked of several servers.
 REFUSED_READY_MAX = 2
 SEVERAL = 2
+# After so many looks in a row in which nothing was asked for, refusals of before tell nothing more.
+QUIET_LOOKS = 10
 
 # Nothing is amiss if a policy keeps what there is, or whoever decides asks for nothing else.
 ON_PURPOSE = frozenset({"unchanged", "held-by-request", "absent"})
@@ -47,23 +49,26 @@ NO_CONCERN = Concern()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusals:
     """How often the world was asked for changes since it last took one, of which servers, and how
-    it refused them last.
+    it refused them last, *quiet* looks ago.
     """
 
     looks: int = 0
+    quiet: int = 0
     servers: frozenset[str] = frozenset()
     line: str = ""
 
     def after(self, refused: Mapping[str, str], *, taken: bool, there: Collection[str]) -> Refusals:
         """Return it after a look in which changes of the *refused* servers, of those that are
         *there*, were not taken, and others were if *taken*. Where nothing was asked for nothing is
-        known anew.
+        known anew, and after QUIET_LOOKS of these nothing at all.
         """
         if taken:
             return NO_REFUSALS
         servers = (self.servers | refused.keys()).intersection(there)
         if not refused:
-            return replace(self, servers=servers)
+            if self.quiet + 1 >= QUIET_LOOKS:
+                return NO_REFUSALS
+            return replace(self, servers=servers, quiet=self.quiet + 1)
         return Refusals(looks=self.looks + 1, servers=servers, line=next(iter(refused.values())))
 
     @property

@@ -291,6 +291,20 @@ def test_who_refused_what_is_gone_may_take_all_else() -> None:
     assert metrics.concern.ready
 
 
+@pytest.mark.parametrize("quiet", [0, 1, 9, 10, 11])
+def test_what_was_refused_long_ago_is_forgotten(quiet: int) -> None:
+    """Where nothing more is asked for nobody can tell that all is well again; and one refusal a
+    week later is none in a row.
+    """
+    metrics = ControllerMetrics()
+    for each in [refused_record("s0", "s1")] * 3 + [refused_record()] * quiet:
+        metrics.observe(each)
+    assert metrics.concern.ready is (quiet >= 10)
+    assert ("takes no change" in metrics.concern.line) is (quiet < 10)
+    metrics.observe(refused_record("s2"))
+    assert metrics.concern.ready is (quiet >= 10)
+
+
 def test_a_source_that_is_silent_for_a_moment_leaves_it_ready() -> None:
     """Three looks in a row, as with failed cycles; one answer is enough again."""
     metrics = WorldMetrics(CollectorRegistry())
