@@ -109,7 +109,9 @@ def cooled(
     window_s = up_s if rises else down_s
     recent = [one.replicas for one in recommendations if now_s - one.at_s < window_s]
     largest = rises == (mode == "as_implemented")
-    return (max if largest else min)([proposal, *recent])
+    found = (max if largest else min)([proposal, *recent])
+    # What was wanted at a lower load delays the way up, and does not turn it.
+    return max(found, current) if rises else found
 
 
 # -- the policy
