@@ -270,7 +270,8 @@ class Snapshot:
     window_s is how far back figures look, scrape_interval_s how often pods are sampled (None: it is
     not known).
     capacity_max are the GPUs of a type that can be had at most, whatever the capacity says: pods
-    have waited for more in vain. shared_gpus: of which GPUs several servers must make do.
+    have waited for more in vain, or nobody knows who holds them. shared_gpus: of which GPUs several
+    servers must make do.
     """
 
     now_s: float

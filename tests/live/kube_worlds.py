@@ -204,18 +204,18 @@ def kube_again(
     *,
     may_act: Callable[[], bool] = lambda: True,
     namespaces: Sequence[str] = ("infer",),
+    settings: KubeSettings | None = None,
 ) -> Iterator[KubeBackend]:
     """Return a backend over the cluster of *world* that has seen nothing yet, as after a
     restart.
     """
     calls = KubeClient(world.twin.api, clock=world.clock, timeouts=PATIENT)
-    settings = KubeSettings(namespaces=tuple(namespaces))
     backend = KubeBackend(
         calls,
         LabelsOnly(),
         clock=world.clock,
         epoch=world.epoch,
-        settings=settings,
+        settings=settings or KubeSettings(namespaces=tuple(namespaces)),
         may_act=may_act,
     )
     yield backend

@@ -28,6 +28,7 @@ from loop.errors import BackendError, SpecError
 from loop.policies import make_policy
 from loop.records import held_servers, record_line
 from loop.testing.fakes import ManualClock, system
+from loop.types import Snapshot
 from tests.live.kube_worlds import (
     HASTY,
     PATIENT,
@@ -555,6 +556,40 @@ def test_a_namespace_that_cannot_be_listed_is_held_and_told_and_stops_no_other(
     assert any("namespace other: it cannot be listed" in line for line in first.warnings)
     assert held_servers(after) == {}
     assert "s-other" in [change.server for change in after.changes]
+
+
+@pytest.mark.parametrize(("resources", "most"), [(("pods",), 7), (("pods", "deployments"), 1)])
+def test_gpus_that_pods_may_hold_that_nobody_has_listed_are_not_planned_with(
+    resources: tuple[str, ...], most: int
+) -> None:
+    """A controller that had been started anew gave six GPUs of others to its servers."""
+    spaces = ("infer", "other")
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    bodies = [
+        manifest(server=f"s-{space}", namespace=space, replicas=replicas, container=gpu)
+        for space, replicas in zip(spaces, (1, 6), strict=True)
+    ]
+    types = {name: one.type for name, one in system().accelerators.items()}
+    settings = KubeSettings(namespaces=spaces, types=types, from_nodes=True)
+
+    def used(seen: Snapshot) -> int:
+        return (seen.capacity or {})["H100"].used
+
+    with kube_world(*bodies, settings=settings, namespaces=spaces, timeouts=HASTY) as world:
+        eventually(lambda: used(world.backend.observe()) == 7, "all have their GPUs")
+        match = Match(verbs=("list",), resources=resources, namespaces=("other",))
+        world.suffer(Fault(kind="error", match=match, status=403))
+        known = world.backend.observe()
+        with kube_again(world, settings=settings) as fresh:
+            unknown = fresh.observe()
+            world.suffer()
+            healed = fresh.observe()
+    # What was seen before counts; else no more than is held and asked for now.
+    assert (used(known), known.capacity_max) == (7, {})
+    assert (used(unknown), unknown.capacity_max) == (1, {"A100": 0, "H100": most})
+    line = "nodes: nobody has listed the pods of namespace other yet"
+    assert [line in told for told in unknown.warnings].count(True) == 1
+    assert (used(healed), healed.capacity_max) == (7, {})
 
 
 def test_where_no_namespace_can_be_listed_the_cycle_fails() -> None:

@@ -18,7 +18,7 @@ from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.listing import Failed, LastListed, Listing, unlisted_lines
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
-from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
+from loop.backends.kube.nodes import Capacity, Shortages, read_capacity, without_growth
 from loop.backends.kube.patches import (
     asked_before,
     batch_note,
@@ -252,7 +252,7 @@ class KubeBackend:
             warnings=warnings,
             paused=paused,
             source_error=found.error,
-            capacity_max=most,
+            capacity_max=_least(most, capacity.most if capacity else {}),
             capacity_source="nodes" if capacity else "",
             shared_gpus=capacity.shared if capacity else (),
             window_s=self._settings.window_s,
@@ -316,7 +316,7 @@ class KubeBackend:
         servers = self._as_before(servers, unlisted={**without_pods, **unlisted}, old=unlisted)
         if nodes is None:
             return servers, None
-        return servers, read_capacity(
+        capacity = read_capacity(
             nodes.get(),
             tenants=[
                 tenant_of(server, types=self._settings.types, gpus=self._settings.gpus)
@@ -325,6 +325,15 @@ class KubeBackend:
             others=servers.unowned,
             types=frozenset(self._settings.types.values()),
         )
+        if spaces_unknown := self._pods.unknown(without_pods):
+            capacity = without_growth(
+                capacity,
+                servers.by_name.values(),
+                spaces=spaces_unknown,
+                types=self._settings.types,
+                gpus=self._settings.gpus,
+            )
+        return servers, capacity
 
     def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
         reduced_s = self._writer.reduced_s
@@ -643,3 +652,9 @@ def _wrong_with(servers: Servers) -> Iterator[str]:
     for name, one in servers.by_name.items():
         if not (one.deployment.model or one.deployment.problem):
             yield f"{name}: label {MODEL}: expected the name of a model, found none"
+
+
+def _least(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Return the smaller of what each says, by type."""
+    pairs = sorted((*one.items(), *other.items()), reverse=True)
+    return dict(sorted(dict(pairs).items()))

@@ -4,7 +4,7 @@ no other. What is made of the objects is in read.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +55,13 @@ class LastListed:
         """
         found, failed = listing.get()
         # Its texts are those that are remembered as read: this keeps no others alive.
-        self._last = {
-            space: found.get(space, self._last.get(space, [])) for space in listing.spaces
-        }
+        last = {**self._last, **found}
+        self._last = {space: last[space] for space in listing.spaces if space in last}
         return [one for part in self._last.values() for one in part], failed
+
+    def unknown(self, spaces: Iterable[str]) -> list[str]:
+        """Return those of *spaces* that have not been listed yet."""
+        return [space for space in spaces if space not in self._last]
 
 
 def unlisted_lines(servers: Servers) -> list[str]:

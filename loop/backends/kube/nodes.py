@@ -14,6 +14,7 @@ from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
 from loop.backends.kube.labels import APPLY_NODE_SELECTOR, FOUND_MAX
 from loop.backends.kube.read import Pod, Server, as_text, each_read
 from loop.backends.kube.scheduling import obstacle
+from loop.replacing import replace
 from loop.types import CapacityView, SharedGpus
 from twin.magnitudes import whole
 
@@ -98,13 +99,14 @@ class Tenant:
 class Capacity:
     """GPUs by type as the loop may plan with them. reachable: those that the pods of a server can
     be put on, by server, if these are not all; shared: those of which several must make do.
-    warnings: what was found wrong; notes: what does not
-    count, and why, to be told once.
+    most: of a type no more may be planned with, whatever its total (it holds no type: it may).
+    warnings: what was found wrong; notes: what does not count, and why, to be told once.
     """
 
     by_type: Mapping[str, CapacityView]
     reachable: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shared: tuple[SharedGpus, ...] = ()
+    most: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -173,6 +175,32 @@ def read_capacity(
         ),
         notes=tuple(sums.notes),
     )
+
+
+def without_growth(
+    capacity: Capacity,
+    servers: Iterable[Server],
+    *,
+    spaces: Collection[str],
+    types: Mapping[str, str],
+    gpus: Mapping[tuple[str, str], int],
+) -> Capacity:
+    """Return *capacity* with no more to plan with than *servers* hold or ask for now: the pods of
+    the namespaces *spaces* may hold the rest, and nobody has listed them. *types* and *gpus* as in
+    `Shortages.look`.
+    """
+    asked: dict[str, int] = defaultdict(int)
+    for server in servers:
+        one = server.deployment
+        each = gpus.get((one.model, one.accelerator), 0) or (one.gpus.count if one.gpus else 0)
+        asked[types.get(one.accelerator, one.accelerator)] += one.wanted * each
+    lines = [
+        f"nodes: nobody has listed the pods of namespace {space} yet, so nobody knows which GPUs "
+        "they hold: the plan has no more than managed servers hold or ask for now"
+        for space in spaces
+    ]
+    most = {kind: max(view.used, asked[kind]) for kind, view in capacity.by_type.items()}
+    return replace(capacity, most=most, warnings=(*capacity.warnings, *lines))
 
 
 def _yielding(
