@@ -592,6 +592,22 @@ def test_gpus_that_pods_may_hold_that_nobody_has_listed_are_not_planned_with(
     assert (used(healed), healed.capacity_max) == (7, {})
 
 
+def test_a_namespace_that_could_not_be_listed_is_asked_once_until_it_answers() -> None:
+    """One that hangs took all the time there is for tries from every cycle."""
+    spaces, counts = ("infer", "other"), []
+    settings = KubeSettings(namespaces=spaces)
+    match = Match(verbs=("list",), resources=("pods",), namespaces=("other",))
+    refusal = Fault(kind="error", match=match, status=503)
+    with kube_world(manifest(), settings=settings, namespaces=spaces, timeouts=HASTY) as world:
+        for faults in ([refusal], [refusal], [refusal], [], [refusal]):
+            world.suffer(*faults)
+            world.calls.calls.clear()
+            warnings = world.backend.observe().warnings
+            counts.append(world.calls.calls["list pods"] - 1)
+            assert any("namespace other" in line for line in warnings) == bool(faults)
+    assert counts == [HASTY.attempts, 1, 1, 1, HASTY.attempts]
+
+
 def test_where_no_namespace_can_be_listed_the_cycle_fails() -> None:
     """Then nothing is known of the cluster, and readiness must tell."""
     settings = KubeSettings(namespaces=("infer", "other"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -300,15 +300,18 @@ class KubeBackend:
     def _look(self) -> tuple[Servers, Capacity | None]:
         watched = self._settings.namespaces
         nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
-        listing = self._each(self._client.deployment_texts, watched or ("",))
+        listing = self._each(
+            self._client.deployment_texts, watched or ("",), once=self._deployments.failing
+        )
         # All at once, where it is known already which lists are needed.
-        pods = self._each(self._client.pod_texts, watched) if watched else None
+        texts, failing = self._client.pod_texts, self._pods.failing
+        pods = self._each(texts, watched, once=failing) if watched else None
         listed, unlisted = self._deployments.after(listing)
         if pods is None:
             spaces = self._memory.namespaces(listed)
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
-            pods = self._each(self._client.pod_texts, [""] if everywhere else spaces)
+            pods = self._each(texts, [""] if everywhere else spaces, once=failing)
         listed_pods, without_pods = self._pods.after(pods)
         servers = read_servers(
             listed, listed_pods, epoch_s=self._epoch.timestamp(), memory=self._memory
@@ -353,8 +356,14 @@ class KubeBackend:
             now_s=now_s,
         )
 
-    def _each(self, listing: Callable[[str], list[Any]], spaces: Sequence[str]) -> Listing:
-        return Listing(self._pool, listing, spaces)
+    def _each(
+        self,
+        listing: Callable[..., list[Any]],
+        spaces: Sequence[str],
+        *,
+        once: Collection[str] = (),
+    ) -> Listing:
+        return Listing(self._pool, listing, spaces, once=once)
 
     def _as_before(self, servers: Servers, *, unlisted: Failed, old: Failed) -> Servers:
         """Return *servers* with what is held in the *unlisted* namespaces; those whose Deployments

@@ -183,9 +183,11 @@ class KubeClient:
         """
         return self._list("deployments", namespace, label_selector=labels.SELECTOR)
 
-    def deployment_texts(self, namespace: str = "") -> list[Object]:
-        """Return as `deployments` does, each as its text, where the list can be cut into these."""
-        return self._listed("deployments", namespace, label_selector=labels.SELECTOR)
+    def deployment_texts(self, namespace: str = "", *, once: bool = False) -> list[Object]:
+        """Return as `deployments` does, each as its text, where the list can be cut into these; try
+        only *once* if so told.
+        """
+        return self._listed("deployments", namespace, once=once, label_selector=labels.SELECTOR)
 
     def all_deployments(self, namespace: str = "") -> list[Json]:
         """Return the Deployments of *namespace*, managed or not, of all of them when it is
@@ -223,9 +225,11 @@ class KubeClient:
         """
         return self._list("pods", namespace, field_selector=UNFINISHED)
 
-    def pod_texts(self, namespace: str = "") -> list[Object]:
-        """Return as `pods` does, each as its text, where the list can be cut into these."""
-        return self._listed("pods", namespace, field_selector=UNFINISHED)
+    def pod_texts(self, namespace: str = "", *, once: bool = False) -> list[Object]:
+        """Return as `pods` does, each as its text, where the list can be cut into these; try only
+        *once* if so told.
+        """
+        return self._listed("pods", namespace, once=once, field_selector=UNFINISHED)
 
     def autoscalers(self, namespace: str = "") -> list[Json]:
         """Return the HorizontalPodAutoscalers of *namespace*, of all of them when it is empty: one
@@ -392,14 +396,16 @@ class KubeClient:
                 return []
             raise
 
-    def _listed(self, plural: str, namespace: str, **query: str) -> list[Object]:
+    def _listed(
+        self, plural: str, namespace: str, *, once: bool = False, **query: str
+    ) -> list[Object]:
         found: list[Object] = []
-        for text in self._list_texts(plural, namespace, **query):
+        for text in self._list_texts(plural, namespace, once=once, **query):
             cut = texts_of(text)
             found += _items(_parsed(f"list {plural}", text)) if cut is None else cut
         return found
 
-    def _list_texts(self, plural: str, namespace: str, **query: str) -> list[bytes]:
+    def _list_texts(self, plural: str, namespace: str, **query: Any) -> list[bytes]:
         """Return the pages of a list: it is asked for whole, but a proxy may give it in parts. If
         it is too old to be gone on with (410), it is asked for once more from the begin.
         """

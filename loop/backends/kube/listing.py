@@ -4,7 +4,7 @@ no other. What is made of the objects is in read.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,20 @@ Failed = Mapping[str, ApiError]  # what was said, by namespace
 
 
 class Listing:
-    """One kind of objects in each of *spaces*, being asked for on the threads of *pool*."""
+    """One kind of objects in each of *spaces*, being asked for on the threads of *pool*; in those
+    of *once* with a single try.
+    """
 
     def __init__(
-        self, pool: ThreadPool, listing: Callable[[str], list[Any]], spaces: Sequence[str]
+        self,
+        pool: ThreadPool,
+        listing: Callable[..., list[Any]],
+        spaces: Sequence[str],
+        *,
+        once: Collection[str] = (),
     ) -> None:
         self.spaces = spaces
-        self._answers = pool.map_async(partial(_attempt, listing), spaces, chunksize=1)
+        self._answers = pool.map_async(partial(_attempt, listing, once), spaces, chunksize=1)
 
     def get(self) -> tuple[dict[str, list[Any]], Failed]:
         """Wait, and return the objects by namespace, and which namespaces could not be listed.
@@ -44,9 +51,13 @@ class Listing:
 
 
 class LastListed:
-    """The objects of one kind as they were listed last, by namespace."""
+    """The objects of one kind as they were listed last, by namespace. failing: the namespaces that
+    the latest look could not list, while it could list others; one that hangs is to cost the next
+    cycles no more than one try.
+    """
 
     def __init__(self) -> None:
+        self.failing: frozenset[str] = frozenset()
         self._last: dict[str, list[Any]] = {}
 
     def after(self, listing: Listing) -> tuple[list[Any], Failed]:
@@ -54,6 +65,7 @@ class LastListed:
         as they were before, and what was said there.
         """
         found, failed = listing.get()
+        self.failing = frozenset(failed)
         # Its texts are those that are remembered as read: this keeps no others alive.
         last = {**self._last, **found}
         self._last = {space: last[space] for space in listing.spaces if space in last}
@@ -78,8 +90,10 @@ def unlisted_lines(servers: Servers) -> list[str]:
     ]
 
 
-def _attempt(listing: Callable[[str], list[Any]], space: str) -> list[Any] | ApiError:
+def _attempt(
+    listing: Callable[..., list[Any]], once: Collection[str], space: str
+) -> list[Any] | ApiError:
     try:
-        return listing(space)
+        return listing(space, once=True) if space in once else listing(space)
     except ApiError as error:
         return error
