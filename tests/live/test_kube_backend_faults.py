@@ -42,7 +42,7 @@ from tests.live.kube_worlds import (
     manifest,
 )
 from tests.live.served import allowed_s
-from tests.live.twin_served import DEADLINE_S, serving_twin
+from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
 from twin.kube.apiserver.auth import ADMIN, Identity, Rule
 from twin.kube.faults import Fault, Match
 
@@ -61,6 +61,26 @@ def loop_over(world: KubeWorld) -> Controller:
         clock=ManualClock(),
         settings=ControllerSettings(epoch=world.epoch),
     )
+
+
+def loop_by_role(twin: ServedTwin, namespaces: tuple[str, ...]) -> tuple[KubeBackend, Controller]:
+    """Return a loop of the slo policy over *twin* with the rights of the token "own", and its
+    backend, to be closed.
+    """
+    backend = KubeBackend(
+        KubeClient(lambda: twin.api("own"), clock=ManualClock()),
+        LabelsOnly(),
+        clock=ManualClock(),
+        epoch=date_now(),
+        settings=KubeSettings(namespaces=namespaces),
+    )
+    loop = Controller(
+        backend=backend,
+        policy=make_policy("slo"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    return backend, loop
 
 
 def replicas(world: KubeWorld) -> list[int]:
@@ -401,20 +421,7 @@ def test_a_role_that_lacks_one_namespace_is_no_failure_of_the_others(
             client.CoreV1Api(api).create_namespace({"metadata": {"name": space}})
             body = manifest("dep", server=f"s-{space}", namespace=space, replicas=1, labels=busy)
             client.AppsV1Api(api).create_namespaced_deployment(space, body)
-        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
-        backend = KubeBackend(
-            calls,
-            LabelsOnly(),
-            clock=ManualClock(),
-            epoch=date_now(),
-            settings=KubeSettings(namespaces=("a", "b")),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=ManualClock(),
-        )
+        backend, loop = loop_by_role(twin, ("a", "b"))
         records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
         backend.close()
     assert [record.failed for record in records] == [not writable] * 3
@@ -441,20 +448,7 @@ def test_a_role_that_lacks_one_deployment_is_no_failure_of_the_others() -> None:
         for i in (1, 2, 3):
             body = manifest(f"dep{i}", server=f"s{i}", namespace="a", replicas=1, labels=busy)
             apps.create_namespaced_deployment("a", body)
-        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
-        backend = KubeBackend(
-            calls,
-            LabelsOnly(),
-            clock=ManualClock(),
-            epoch=date_now(),
-            settings=KubeSettings(namespaces=("a",)),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=ManualClock(),
-        )
+        backend, loop = loop_by_role(twin, ("a",))
         records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
         # A refusal where changes went through before means that the role has gone.
         roles.delete_namespaced_role(name="writing", namespace="a")
@@ -485,20 +479,7 @@ def test_a_role_that_is_taken_away_everywhere_is_a_failure(taken_away: str) -> N
             busy = {names.LOAD_RPM: "1500"}
             body = manifest("dep", server=f"s-{space}", namespace=space, replicas=1, labels=busy)
             apps.create_namespaced_deployment(space, body)
-        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
-        backend = KubeBackend(
-            calls,
-            LabelsOnly(),
-            clock=ManualClock(),
-            epoch=date_now(),
-            settings=KubeSettings(namespaces=spaces),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=ManualClock(),
-        )
+        backend, loop = loop_by_role(twin, spaces)
         first = loop.cycle(60.0)
         for space in taken_away:
             roles.delete_namespaced_role(name="writing", namespace=space)

@@ -66,6 +66,34 @@ def figures(found: Metrics, row: int = 0) -> dict[str, float]:
     return {name: float(getattr(found, name)[row]) for name in names}
 
 
+def twins_itl_ms(
+    model: LatencyModel,
+    *,
+    tokens: tuple[int, int],
+    rate_rps: float,
+    max_batch: int,
+    count: int,
+    seed: int,
+    warm_from: int = 0,
+) -> float:
+    """Return the mean ITL [ms] of *count* Poisson requests of (prompt, answer) *tokens* on one
+    replica of the twin, from that of number *warm_from* on.
+    """
+    rng = np.random.default_rng(seed)
+    requests = [
+        Request(prompt_tokens=tokens[0], output_tokens=tokens[1], arrival_s=float(t))
+        for t in np.cumsum(rng.exponential(1.0 / rate_rps, count))
+    ]
+    replica = Replica(latency_model=model, max_batch=max_batch)
+    for request in requests:
+        replica.submit(request, request.arrival_s)
+    replica.advance(np.inf, inclusive=True)
+    gaps = [
+        (one.last_token_s - one.first_token_s) / (tokens[1] - 1) for one in requests[warm_from:]
+    ]
+    return 1000.0 * float(np.mean(gaps))
+
+
 def close(found: dict[str, float], wanted: dict[str, float]) -> None:
     """Assert that all figures agree; those that are differences of others, to their scale."""
     for name, value in wanted.items():
@@ -191,17 +219,15 @@ def test_the_estimate_of_a_roofline_is_that_of_the_twin(p: float) -> None:
     )
     rate_rps = 6.0
     estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
-    rng = np.random.default_rng(1)
-    requests = [
-        Request(prompt_tokens=600, output_tokens=200, arrival_s=float(t))
-        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 3000))
-    ]
-    replica = Replica(latency_model=model, max_batch=64)
-    for request in requests:
-        replica.submit(request, request.arrival_s)
-    replica.advance(np.inf, inclusive=True)
-    warm = requests[300:]
-    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 199 for one in warm])
+    itl_ms = twins_itl_ms(
+        model,
+        tokens=(600, 200),
+        rate_rps=rate_rps,
+        max_batch=64,
+        count=3000,
+        seed=1,
+        warm_from=300,
+    )
     assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.05)
 
 
@@ -255,16 +281,14 @@ def test_long_prompts_take_the_estimate_as_much_computing_as_the_twin() -> None:
     columns = replica_columns(alpha=7.0, beta=0.022 * more, gamma=5e-5, max_batch=16, **shape)
     rate_rps = 0.3
     estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
-    rng = np.random.default_rng(3)
-    requests = [
-        Request(prompt_tokens=30_000, output_tokens=50, arrival_s=float(t))
-        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 1500))
-    ]
-    replica = Replica(latency_model=model, max_batch=16)
-    for request in requests:
-        replica.submit(request, request.arrival_s)
-    replica.advance(np.inf, inclusive=True)
-    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 49 for one in requests])
+    itl_ms = twins_itl_ms(
+        model,
+        tokens=(30_000, 50),
+        rate_rps=rate_rps,
+        max_batch=16,
+        count=1500,
+        seed=3,
+    )
     assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.1)
 
 
@@ -290,17 +314,15 @@ def test_the_host_takes_the_estimate_as_long_as_the_twin(gamma: float, p: float)
     )
     rate_rps = 8.0
     estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
-    rng = np.random.default_rng(5)
-    requests = [
-        Request(prompt_tokens=300, output_tokens=400, arrival_s=float(t))
-        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 1200))
-    ]
-    replica = Replica(latency_model=model, max_batch=256)
-    for request in requests:
-        replica.submit(request, request.arrival_s)
-    replica.advance(np.inf, inclusive=True)
-    warm = requests[200:]
-    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 399 for one in warm])
+    itl_ms = twins_itl_ms(
+        model,
+        tokens=(300, 400),
+        rate_rps=rate_rps,
+        max_batch=256,
+        count=1200,
+        seed=5,
+        warm_from=200,
+    )
     assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.04)
     # A prompt is not longer by what its decodes wait for.
     nothing = np.zeros(1)
@@ -343,16 +365,15 @@ def test_a_roofline_hides_nothing_of_the_host(sequence_ms: float) -> None:
     assert 1000.0 * estimate.rate_max[0] == pytest.approx(served_rps, rel=0.05)
     # And what a replica that is loaded well takes for a token.
     rate_rps = 0.8 * served_rps
-    rng = np.random.default_rng(11)
-    requests = [
-        Request(prompt_tokens=200, output_tokens=100, arrival_s=float(t))
-        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 3000))
-    ]
-    replica = Replica(latency_model=model, max_batch=256)
-    for request in requests:
-        replica.submit(request, request.arrival_s)
-    replica.advance(np.inf, inclusive=True)
-    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 99 for one in requests[600:]])
+    itl_ms = twins_itl_ms(
+        model,
+        tokens=(200, 100),
+        rate_rps=rate_rps,
+        max_batch=256,
+        count=3000,
+        seed=11,
+        warm_from=600,
+    )
     found = analyze(estimate, np.array([rate_rps / 1000.0]))
     assert found.itl[0] == pytest.approx(itl_ms, rel=0.08)
 
