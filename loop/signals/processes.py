@@ -33,7 +33,7 @@ MEASURED = (("firsts", "ttft_s"), ("steps", "steps_s"), ("per_token", "per_token
 # these alone are copies.
 OF_A_SCRAPE = frozenset(
     {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
-    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
+    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job", "exported_job", "passed_on_by"}
 )
 # Engines of one pod that differ in these are no copies of each other by their scrapes (the last two
 # are Ray's).
@@ -47,11 +47,14 @@ _OF_ONE_BATCH = re.compile(
 )
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
-# Labels that tell targets and engines apart, and never what one page shows of one engine.
-APART = frozenset((*RANKS, CONTAINER, "instance", "port", "endpoint"))
-MODEL_NAME = "model_name"
 # What a page calls its own, which a scraper that has a label of that name renames.
 _EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
+# Who passes on what others have scraped (a Prometheus that is federated, a collector) stands as the
+# instance, and the engine's own behind.
+INSTANCE, EXPORTED_INSTANCE, PASSED_ON_BY = "instance", "exported_instance", "passed_on_by"
+# Labels that tell targets and engines apart, and never what one page shows of one engine.
+APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
+MODEL_NAME = "model_name"
 _PORT = re.compile(r":\d+$")
 # Samples of one page are of one scrape if their times differ by no more, or by no more than a part
 # of the time from one sample of a series to its next.
@@ -131,11 +134,14 @@ def _of_the_page(labels: Labels) -> Labels:
     """Return *labels* with those of the page under the names that they have there: a scraper that
     adds labels of the same names keeps them as exported_….
     """
-    if all(label not in _EXPORTED for label, _ in labels):
+    if all(label not in _EXPORTED and label != EXPORTED_INSTANCE for label, _ in labels):
         return labels
     told = dict(labels)
     for label in told.keys() & _EXPORTED.keys():
         told[_EXPORTED[label]] = told.pop(label)
+    if EXPORTED_INSTANCE in told:
+        told[PASSED_ON_BY] = told.get(INSTANCE, "")
+        told[INSTANCE] = told.pop(EXPORTED_INSTANCE)
     return tuple(sorted(told.items()))
 
 
@@ -265,9 +271,11 @@ class Process(NamedTuple):
     by_quantity: Mapping[str, Mapping[Labels, Points]]
 
 
-def _completeness(process: Process) -> tuple[float, int, int]:
+def _completeness(process: Process) -> tuple[bool, float, int, int]:
+    """Return how much of copies each tells: one sample alone tells no rate, however new it is."""
     times_s = process.times_s
-    return (times_s[-1] if times_s else 0.0, len(times_s), len(process.by_quantity))
+    newest_s = times_s[-1] if times_s else 0.0
+    return (len(times_s) > 1, newest_s, len(times_s), len(process.by_quantity))
 
 
 def _process(series: Sequence[Series], names: Names) -> Process:
@@ -442,9 +450,9 @@ def _named_as_one(one: Labels, other: Labels) -> bool:
         return True
     if first.get("job") != second.get("job"):
         return True
-    ports = [_PORT.search(labels.get("instance", "")) for labels in (first, second)]
+    ports = [_PORT.search(labels.get(INSTANCE, "")) for labels in (first, second)]
     if all(ports):
-        return first["instance"] == second["instance"]
+        return first[INSTANCE] == second[INSTANCE]
     return first.get("port") == second.get("port")
 
 

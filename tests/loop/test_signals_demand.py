@@ -1367,6 +1367,15 @@ def test_a_counter_that_has_labels_of_its_own_is_of_the_same_engine() -> None:
     [
         ({"job": "a", "exported_model_name": "m"}, {"job": "b", "model_name": "m"}),
         ({"job": "a", "engine": "0"}, {"job": "b"}),
+        (
+            {"job": "a", "instance": "10.0.0.1:8000"},
+            {
+                "job": "federate",
+                "instance": "other-prometheus:9090",
+                "exported_job": "a",
+                "exported_instance": "10.0.0.1:8000",
+            },
+        ),
     ],
 )
 def test_copies_are_known_though_a_scraper_has_renamed_or_dropped_a_label(
@@ -1375,6 +1384,25 @@ def test_copies_are_known_though_a_scraper_has_renamed_or_dropped_a_label(
     """Two jobs seldom have the same rules."""
     series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=one)
     series += series_of(engine(NOW_S - 46.0, rps=1.0, base=5004.0), labels=other)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0)
+
+
+def test_engines_whose_pages_call_themselves_alike_are_two() -> None:
+    """What a page says of its instance tells nothing where two pages say the same."""
+    series = list[Series]()
+    for port, base in (("8000", 5000.0), ("8001", 90.0)):
+        labels = {"instance": f"10.0.0.1:{port}", "exported_instance": "engine"}
+        series += series_of(engine(NOW_S - 50.0, rps=1.0, base=base), labels=labels)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0)
+
+
+def test_the_label_of_an_instance_may_change_while_the_loop_looks_on() -> None:
+    """A new rule of relabelling makes a new series, whose one sample was taken for all there is:
+    everybody was held.
+    """
+    samples = engine(NOW_S - 50.0, rps=1.0, base=5000.0)
+    series = series_of(samples[:-1], labels={"instance": "10.0.0.1:8000"})
+    series += series_of(samples[-1:], labels={"instance": "node-1"})
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0)
 
 
