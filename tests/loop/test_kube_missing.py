@@ -220,6 +220,46 @@ def test_of_a_type_that_pods_wait_for_in_vain_there_is_no_more_than_is_held() ->
     assert look(content, 600.0 + RETRY * 600.0) == {}
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "short"),
+    [
+        ("Unschedulable", "0/4 nodes are available: 4 Insufficient nvidia.com/gpu.", True),
+        ("Unschedulable", "0/4 nodes are available: 2 Insufficient cpu, 2 Insufficient nvidia.com/"
+         "gpu. preemption: 0/4 nodes are available: 4 No preemption victims found.", True),
+        ("Unschedulable", "0/4 nodes are available: 4 cannot allocate all claims.", True),
+        # The nodes that have GPUs may have been taken away as a whole.
+        ("Unschedulable", "0/4 nodes are available: 4 node(s) didn't match Pod's node "
+         "affinity/selector.", True),
+        ("Unschedulable", "", True),
+        ("Unschedulable", "0/4 nodes are available: pod has unbound immediate "
+         "PersistentVolumeClaims.", False),
+        ("Unschedulable", "0/4 nodes are available: 1 Insufficient memory, 3 Insufficient cpu.",
+         False),
+        ("Unschedulable", "0/4 nodes are available: 4 Insufficient rdma/hca.", False),
+        ("Unschedulable", "0/4 nodes are available: 4 node(s) didn't have free ports for the "
+         "requested pod ports.", False),
+        ("Unschedulable", "0/4 nodes are available: 4 node(s) didn't match pod anti-affinity "
+         "rules.", False),
+        ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates", False),
+    ],
+)  # fmt: skip
+def test_who_waits_for_something_else_leaves_the_gpus_to_others(
+    reason: str, message: str, short: bool
+) -> None:
+    """A pod whose disk does not come says nothing about GPUs: all servers of its type were kept
+    from growing for half an hour.
+    """
+    late = waits("b")
+    late["status"]["conditions"][0] |= {"reason": reason, "message": message}
+    most = Shortages(give_up_s=600.0).look(
+        [server(pod("a"), late, replicas=2)],
+        types={"H100": "H100"},
+        gpus={("llama_8b", "H100"): 2},
+        now_s=600.0,
+    )
+    assert most == ({"H100": 2} if short else {})
+
+
 def test_a_pod_that_nobody_lists_any_more_is_short_of_nothing() -> None:
     """It may have started long since: what was seen before would hold all other namespaces."""
     shortages = Shortages(give_up_s=600.0)

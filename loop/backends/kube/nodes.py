@@ -610,7 +610,7 @@ class Shortages:
                 elif (
                     one.namespace not in unlisted
                     and pod.trouble is not None
-                    and pod.trouble.kind == "unschedulable"
+                    and pod.trouble.lacks_gpus
                     and now_s - pod.unready_s >= self._give_up_s
                 ):
                     short.add(kind)

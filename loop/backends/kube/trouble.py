@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from loop.backends.kube.arguments import is_gpu
+from loop.replacing import replace
 from loop.types import MissingKind
 
 Json = Mapping[str, Any]
@@ -22,14 +25,25 @@ _WAITING: Mapping[str, MissingKind] = {
     "CreateContainer": "crash",
     "StartError": "crash",
 }
+# What the scheduler says that a pod waits for: so much of a resource, or devices by claims; and
+# what is no device. Nodes that do not fit (selectors, taints) may be all that have GPUs.
+_TOO_FEW = re.compile(r"Insufficient ([^\s,]+?)[.,]*(?:\s|$)")
+_CLAIMS = re.compile("resourceclaim|all claims")
+_NO_DEVICE = re.compile(
+    r"Insufficient|Too many pods|PersistentVolume|volume|free ports|pod (?:anti-)?affinity"
+    r"|anti-affinity|topology spread",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """Why a pod is not ready."""
+    """Why a pod is not ready. lacks_gpus: of a pod that no node takes, whether that may be for want
+    of GPUs.
+    """
 
     kind: MissingKind
     text: str
+    lacks_gpus: bool = False
 
 
 def trouble_of(status: Json) -> Trouble | None:
@@ -41,7 +55,9 @@ def trouble_of(status: Json) -> Trouble | None:
     if scheduled.get("status") != "True" and not status.get("containerStatuses"):
         reason = str(scheduled.get("reason") or "")
         if reason:
-            return _trouble("unschedulable", reason, scheduled.get("message"))
+            message = str(scheduled.get("message") or "")
+            found = _trouble("unschedulable", reason, message)
+            return replace(found, lacks_gpus=_lacks_gpus(reason, message))
         return Trouble(kind="not-scheduled", text="not scheduled")
     ready = conditions.get("Ready") or {}
     if ready.get("status") == "Unknown" or ready.get("reason") == "NodeNotReady":
@@ -73,6 +89,15 @@ def trouble_of(status: Json) -> Trouble | None:
     if str(ready.get("reason") or "").startswith("ReadinessGates"):
         return _trouble("probe", str(ready["reason"]), ready.get("message"))
     return Trouble(kind="starting", text="its containers start")
+
+
+def _lacks_gpus(reason: str, message: str) -> bool:
+    """Tell whether a pod that is not scheduled may wait for GPUs."""
+    if reason != "Unschedulable":
+        return False  # somebody else keeps it back: gates, an error
+    if _CLAIMS.search(message) or any(map(is_gpu, _TOO_FEW.findall(message))):
+        return True
+    return not _NO_DEVICE.search(message)
 
 
 def _was_ready(ready: Json, container: Json) -> bool:
