@@ -42,6 +42,9 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"args": ["--max_num_seqs=32"]}, 32),
         ({"command": ["vllm", "--max-num-seqs"], "args": ["16", "-v"]}, 16),
         ({"command": SHELL, "args": ['ARGS="--max-num-seqs 64"; vllm serve m $ARGS']}, 64),
+        ({"command": SHELL, "args": ['vllm serve m "--max-num-seqs" "64"']}, 64),
+        ({"args": ["-lc", "vllm serve m --max-num-seqs 64"]}, 64),
+        ({"args": ["-c", "vllm serve m", "--max-num-seqs=8"]}, None),
         ({"command": [*SHELL, "vllm serve m"], "args": ["--max-num-seqs=8"]}, None),
         ({"command": [*SHELL, 'vllm "$@"', "--"], "args": ["--max-num-seqs=8"]}, 8),
         ({"args": ["--max-num-seqs=$(BATCH)"], "env": [BATCH]}, 32),
@@ -95,6 +98,14 @@ def test_an_argument_is_found_in_every_form_and_place(
         ),
         ({"args": ["--max_num_seqs=32"]}, {"args": ["--max_num_seqs=48"]}),
         ({"args": ["-v"]}, {"args": ["-v", "--max-num-seqs=48"]}),
+        (
+            {"command": ["/usr/bin/python3", "-m", "vllm.entrypoints.openai.api_server"]},
+            {"args": ["--max-num-seqs=48"]},
+        ),
+        (
+            {"command": ["tini", "--", "vllm", "serve"], "args": ["m"]},
+            {"args": ["m", "--max-num-seqs=48"]},
+        ),
         ({}, {"args": ["--max-num-seqs=48"]}),
         (
             {"command": ["vllm", "--max-num-seqs"], "args": ["16", "-v"]},
@@ -207,6 +218,11 @@ def test_a_script_of_which_nobody_knows_the_engine_is_left_alone(script: str) ->
         ({"command": [*SHELL, 'vllm "$@"']}, "the shell command of c has no"),
         ({"command": [*SHELL, "vllm"], "args": ["--max-num-seqs=8"]}, "the shell command of c"),
         ({"command": ["bash", "/run.sh"]}, "nothing tells whether /run.sh of c reads --max-num"),
+        # The program of the image is a shell: what stands behind its command nobody reads.
+        ({"args": ["-c", "vllm serve m"]}, "the shell command of c has no"),
+        ({"command": ["python3", "-c", "import os; os.execvp('vllm', [])"]}, "nothing tells wh"),
+        ({"command": ["ray", "start", "--head", "--block"]}, "nothing tells whether ray start"),
+        ({"command": ["/start-engine"], "args": ["-v"]}, "nothing tells whether /start-engine of"),
     ],
 )
 def test_what_cannot_be_changed_is_said(container: dict[str, Any], line: str) -> None:

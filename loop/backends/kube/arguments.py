@@ -45,12 +45,14 @@ _VARIABLE = re.compile(
     r"\$(?:\((?P<kubernetes>[A-Za-z_]\w*)\)|(?P<plain>[A-Za-z_]\w*)"
     r"|\{(?P<braces>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\})"
 )
+_OF_A_SCRIPT = re.compile(r"-[a-z]*c")  # a shell takes the next word for a command
 _PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
 _NEXT_COMMAND = re.compile(r"[;|]|(?<![<>])&(?!>)|(?<!\\)\n")
 _SHELL_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 # What may stand before a program: its options that have a value behind them, and its own words.
 _PLAIN = (
-    *("exec", "nohup", "time", "command", "eval", "setsid", "tini", "dumb-init", "sudo"),
+    *("exec", "nohup", "time", "command", "eval", "setsid", "tini", "dumb-init", "sudo", "--"),
+    "trtllm-llmapi-launch",
     *("if", "then", "while", "do", "else", "{", "!", *SHELLS),
 )
 _NUMA = (
@@ -73,7 +75,7 @@ _BEFORE_PROGRAMS: Mapping[str, tuple[tuple[str, ...], int]] = {
 _ENGINE = re.compile(
     r"(?:vllm|vllm\.entrypoints\.\S*(?:api_server|cli\.main)|api_server\.py"
     r"|(?:sglang\.)?launch_server(?:\.py)?|sglang serve|text-generation-(?:launcher|server)"
-    r"|trtllm-serve|lmdeploy serve)(?!\S)"
+    r"|trtllm-serve|lmdeploy serve|dynamo\.(?:vllm|sglang|trtllm)|llm-d-inference-sim)(?!\S)"
 )
 _SERVES_NOBODY = re.compile(r"\S+ (?:bench|chat|complete|collect-env|run-batch)(?!\S)")
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
@@ -145,12 +147,14 @@ def _words(container: Json) -> list[str]:
 
 def _script(words: Sequence[str]) -> int | None:
     """Return which of *words* is a command for a shell; None if none is."""
+    if len(words) > 1 and _OF_A_SCRIPT.fullmatch(words[0]):
+        return 1  # the program of the image is a shell
     # Others may stand before the shell (tini, env), and further letters before the c (bash -exc).
     for shell, word in enumerate(words):
         if word.rsplit("/", 1)[-1] not in SHELLS:
             continue
         for position in range(shell + 1, len(words) - 1):
-            if re.fullmatch(r"-[a-z]*c", words[position]):
+            if _OF_A_SCRIPT.fullmatch(words[position]):
                 return position + 1
     return None
 
@@ -395,8 +399,9 @@ def _added(container: Json, argument: str, value: int) -> Json:
         _PASSED_ON.search(words[script]) and script + 1 < len(words)  # the first of them is $0
     ):
         raise ValueError(f"the shell command of {name} has no {argument}")
-    if script is None and (own := _own_script(command)):
-        raise ValueError(f"nothing tells whether {own} of {name} reads {argument}")
+    if script is None and command and not _ENGINE.match(_program(shlex.join(words))):
+        found = _own_script(command) or " ".join(command)
+        raise ValueError(f"nothing tells whether {found:.60} of {name} reads {argument}")
     return {"name": name, "args": [*arguments, f"{argument}={value}"]}
 
 
@@ -520,7 +525,8 @@ def _inside(argument: str, word: str) -> list[re.Match[str]]:
     """
     name = re.sub("[-_]", "[-_]", re.escape(argument).replace("\\-", "-"))
     gap = r"(?:=|(?:\s|\\\n)+)"
-    pattern = rf"(?<![^\s\"'(=]){name}{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
+    # The name may be quoted, with its value behind, or both together.
+    pattern = rf"(?<![^\s\"'(=]){name}[\"']?{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
     comments = [found.span() for found in re.finditer(r"(?<!\S)#[^\n]*", word)]
     return [
         found
