@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from loop.backends.kube.arguments import gpu_limit
 from loop.backends.kube.nodes import Tenant, known_type, read_capacity
 from loop.types import SharedGpus
 from tests.loop.kube_objects import Json, alive, node, pod, read
@@ -418,6 +419,52 @@ def test_clouds_and_vendors_name_shares_and_slices_by_labels_of_their_own(
     one = node(gpus=56)
     one["metadata"]["labels"][label] = value
     assert capacity(one) == {kind: (56, 0)}
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_partitions_that_amd_names_as_resources_are_slices(labelled: bool) -> None:
+    """By its strategy "mixed"; 64 partitions of 8 GPUs were no GPUs at all, and pods that ask for
+    them asked for none.
+    """
+    one = node(product="")
+    one["metadata"]["labels"] = {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM"}
+    if labelled:
+        one["metadata"]["labels"]["amd.com/gpu.compute-memory-partition"] = "cpx_nps4"
+    one["status"]["allocatable"] = {"amd.com/cpx_nps4": "64"}
+    assert capacity(one) == {"AMD_Instinct_MI300X_OAM-MIG-cpx_nps4": (64, 0)}
+    one["status"]["allocatable"] = {"amd.com/spx_nps1": "8"}
+    one["metadata"]["labels"].pop("amd.com/gpu.compute-memory-partition", None)
+    assert capacity(one) == {"MI300X": (8, 0)}
+    container = {"name": "c", "resources": {"limits": {"amd.com/cpx_nps4": "2"}}}
+    limit = gpu_limit([container])
+    assert limit is not None
+    assert limit.count == 2
+
+
+@pytest.mark.parametrize(
+    ("resource", "label", "product"),
+    [
+        ("gpu.intel.com/xe", "gpu.intel.com/product", "Max_1550"),
+        ("google.com/tpu", "cloud.google.com/gke-tpu-accelerator", "tpu-v5-lite-podslice"),
+        ("aws.amazon.com/neuron", "inferno.accelerator.type", "Inferentia2"),
+        ("huawei.com/Ascend910", "inferno.accelerator.type", "Ascend910"),
+    ],
+)
+def test_accelerators_of_other_makers_are_counted(resource: str, label: str, product: str) -> None:
+    """A pod that asks for them was taken for one that asks for none."""
+    one = node()
+    one["metadata"]["labels"] = {label: product}
+    one["status"]["allocatable"] = {resource: "4"}
+    assert capacity(one) == {product: (4, 0)}
+
+
+def test_gpus_that_hami_splits_are_no_whole_ones() -> None:
+    """80 shares of 8 GPUs were 80 GPUs: nothing but its own note tells how many there are."""
+    split, whole = node(gpus=80), node("b")
+    noted = ":".join(f"GPU-{k},10,81559,100,NVIDIA-H100,0,true" for k in range(8))
+    for one in (split, whole):
+        one["metadata"]["annotations"] = {"hami.io/node-nvidia-register": noted}
+    assert capacity(split, whole) == {"H100": (8, 0), "H100-SHARED": (80, 0)}
 
 
 def test_gpus_that_a_device_plugin_splits_are_no_whole_ones() -> None:

@@ -30,9 +30,13 @@ GPU_RESOURCES = (
     "gpu.intel.com/i915",
     "gpu.intel.com/xe",
     "ibm.com/aiu_pf",
+    "google.com/tpu",
+    "aws.amazon.com/neuron",
+    "huawei.com/Ascend910",
 )
-# Slices of a GPU, and shares of one that the device plugin gives a name of its own.
-_PART = re.compile(r"nvidia\.com/(?:mig-.+|gpu\.shared)")
+# Slices of a GPU (AMD's are named by their partitions), and shares of one that the device plugin
+# gives a name of its own.
+_PART = re.compile(r"nvidia\.com/(?:mig-.+|gpu\.shared)|amd\.com/[a-z]{3}_nps\d+")
 # How vLLM and SGLang are told to use several GPUs for one model.
 TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp-size", "--tp")
 # Other ways, which multiply with it.

@@ -25,7 +25,9 @@ TYPE_LABELS = (
     "inferno.accelerator.type",
     *(f"{gpu}.product" for gpu in GPU_RESOURCES),
     "amd.com/gpu.product-name",
+    "gpu.intel.com/product",
     "cloud.google.com/gke-accelerator",
+    "cloud.google.com/gke-tpu-accelerator",
     "k8s.amazonaws.com/accelerator",
     "karpenter.k8s.aws/instance-gpu-name",
     "gpu.nvidia.com/model",
@@ -41,7 +43,9 @@ PARTITION_LABELS = (
 )
 UNCUT = "spx"  # a partition of all of a GPU
 SHARED, SLICED = "-SHARED", "-MIG-"
-SLICE = "nvidia.com/mig-"
+SLICES = ("nvidia.com/mig-", "amd.com/")
+# HAMi has as many shares of each GPU as it was told, and notes the GPUs that it has.
+SPLIT_BY_HAMI = "hami.io/node-nvidia-register"
 NODES_NAMED = 3
 MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product name apart
 
@@ -460,6 +464,8 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     if not _ready(status):
         return []
     labels = {key: as_text(value) for key, value in (meta.get("labels") or {}).items()}
+    if noted := as_text((meta.get("annotations") or {}).get(SPLIT_BY_HAMI) or ""):
+        labels.setdefault(f"{GPU_RESOURCES[0]}.count", str(noted.count("GPU-")))
     resources = status.get("allocatable") or status.get("capacity") or {}
     for resource, quantity in resources.items():
         if is_gpu(resource) and whole(str(quantity)) is None:
@@ -488,8 +494,9 @@ def _product(resource: str, labels: Mapping[str, str]) -> str:
         product += f"{SLICED}{part}"
     if own:
         return product
-    if resource.startswith(SLICE):
-        return f"{product or 'GPU'}{SLICED}{resource.removeprefix(SLICE)}"
+    part = next((resource.removeprefix(of) for of in SLICES if resource.startswith(of)), UNCUT)
+    if resource not in GPU_RESOURCES and not part.startswith(UNCUT) and SLICED not in product:
+        return f"{product or 'GPU'}{SLICED}{part}"
     if resource.endswith(".shared") and SHARED not in product:
         return f"{product or 'GPU'}{SHARED}"
     return product
