@@ -3,7 +3,8 @@ theirs alike, SGLang, TensorRT-LLM and TGI; pure.
 
 Names are those of each engine's documentation: vLLM "Production Metrics" (older names beside newer
 ones), SGLang "Production Metrics", TensorRT-LLM "Metrics", NIM "Observability", Text Generation
-Inference "Metrics". A user adds names of an exporter of their own with `Names.extended`.
+Inference "Metrics", Triton's backend of TensorRT-LLM "Metrics". A user adds names of an exporter of
+their own with `Names.extended`.
 """
 
 from __future__ import annotations
@@ -137,8 +138,12 @@ _TENSORRT: Mapping[str, Sequence[str]] = {
     "per_token": ("trtllm:time_per_output_token_seconds_count",),
     "per_token_s": ("trtllm:time_per_output_token_seconds_sum",),
     "cache_hits": ("trtllm:prompt_cached_tokens_total",),
-    "running": ("trtllm:num_active_requests",),
-    "waiting": ("trtllm:num_queued_requests", "trtllm:server_queue_length"),
+    "running": ("trtllm:num_requests_running", "trtllm:num_active_requests"),
+    "waiting": (
+        "trtllm:num_requests_waiting",
+        "trtllm:num_queued_requests",
+        "trtllm:server_queue_length",
+    ),
     "kv_usage": ("trtllm:kv_cache_utilization",),
 }
 _TENSORRT_HISTOGRAMS: Mapping[str, Sequence[str]] = {
@@ -164,6 +169,40 @@ _TGI_HISTOGRAMS: Mapping[str, Sequence[str]] = {
     "e2e": ("tgi_request_duration",),
     "queue": ("tgi_request_queue_duration",),
 }
+# Triton tells several quantities under one name, told apart by a label; such a series is read under
+# its name with that label behind. Requests are counted by each model of a chain (tokens made of the
+# text, the engine, text made of the tokens): those of the engine count, which the templates of
+# NVIDIA call so. What clients see of TTFT and ITL no metric tells.
+_BY_LABEL: Mapping[str, str] = {
+    "nv_trt_llm_request_metrics": "request_type",
+    "nv_trt_llm_kv_cache_block_metrics": "kv_cache_block_type",
+    "nv_inference_request_success": "model",
+}
+_TRITON: Mapping[str, Sequence[str]] = {
+    "ends": ('nv_inference_request_success{model="tensorrt_llm"}',),
+    "answers": ("nv_llm_output_token_len_count",),
+    "answer_tokens": ("nv_llm_output_token_len_sum",),
+    "prompt": ("nv_llm_input_token_len_sum",),
+    "prompt_lengths": ("nv_llm_input_token_len_count",),
+    "prompt_lengths_tokens": ("nv_llm_input_token_len_sum",),
+    "generation": ("nv_llm_output_token_len_sum",),
+    "running": (
+        'nv_trt_llm_request_metrics{request_type="scheduled"}',
+        'nv_trt_llm_request_metrics{request_type="active"}',
+    ),
+    "waiting": ('nv_trt_llm_request_metrics{request_type="waiting"}',),
+    "kv_usage": ('nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}',),
+}
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_OF_A_LABEL = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)\{([a-zA-Z_]\w*)="[^"\\]*"\}')
+
+
+def called(metric: str, labels: dict[str, str]) -> str:
+    """Return by which name the table has a series of *metric*; take the label out of *labels* that
+    tells what it is, if one does.
+    """
+    label = _BY_LABEL.get(metric)
+    return metric if label is None else f'{metric}{{{label}="{labels.pop(label, "")}"}}'
 
 
 @dataclass(frozen=True, slots=False, kw_only=True)
@@ -195,7 +234,7 @@ class Names:
 
         vLLM's prefixes stand before the names that they share: the query stays short.
         """
-        return _pattern(self.ranks)
+        return _pattern(_bare(self.ranks))
 
     @cached_property
     def queried(self) -> str:
@@ -208,7 +247,7 @@ class Names:
             for end in OF_A_HISTOGRAM
             if name.endswith(end)
         )
-        return _pattern([*self.ranks, *stems])
+        return _pattern([*_bare(self.ranks), *stems])
 
     @cached_property
     def buckets(self) -> Mapping[str, tuple[str, int]]:
@@ -238,12 +277,23 @@ class Names:
                 known = ", ".join(QUANTITIES)
                 raise SpecError(f"{source}: expected one of {known}, found {quantity!r}")
             for name in given:
-                if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", str(name)):
+                if not (_NAME.fullmatch(str(name)) or _known_label(str(name))):
                     raise SpecError(
                         f"{source}: {quantity}: expected a metric name, found {str(name)[:60]!r}"
                     )
             names[quantity] = (*given, *names.get(quantity, ()))
         return Names(by_quantity=MappingProxyType(names), histograms=self.histograms)
+
+
+def _known_label(name: str) -> bool:
+    """Tell whether *name* is of a metric that is read by a label, with that label behind."""
+    found = _OF_A_LABEL.fullmatch(name)
+    return found is not None and _BY_LABEL.get(found[1]) == found[2]
+
+
+def _bare(names: Iterable[str]) -> Iterable[str]:
+    """Return *names* as metrics have them, without a label behind."""
+    return (name.partition("{")[0] for name in names)
 
 
 def _pattern(names: Iterable[str]) -> str:
@@ -284,7 +334,8 @@ def _default() -> Names:
     for quantity in QUANTITIES:
         vllm = (prefix + name for name in _VLLM.get(quantity, ()) for prefix in _VLLM_PREFIXES)
         colons = _with_underscores(*_SGLANG.get(quantity, ()), *_TENSORRT.get(quantity, ()))
-        by_quantity[quantity] = _without_total(*vllm, *colons, *_TGI.get(quantity, ()))
+        others = (*_TGI.get(quantity, ()), *_TRITON.get(quantity, ()))
+        by_quantity[quantity] = _without_total(*vllm, *colons, *others)
     histograms = {
         latency: (
             *(prefix + name for name in _VLLM_HISTOGRAMS[latency] for prefix in _VLLM_PREFIXES),

@@ -24,6 +24,7 @@ Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order
 OF_A_SERIES = frozenset(
     {"finished_reason", "reason", "model_name", "model", "le", "quantile"}
     | {"is_streaming", "cache_source", "priority"}  # SGLang
+    | {"response_metric_type"}  # Triton
 )
 CONTAINER = "container"
 # Times that a process has measured end in digits that no other process's have.

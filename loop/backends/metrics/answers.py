@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from loop.backends.fetch import Fetched
 from loop.backends.metrics.api import PrometheusError, PrometheusSettings
-from loop.signals.names import OF_A_HISTOGRAM
+from loop.signals.names import OF_A_HISTOGRAM, called
 from loop.signals.pods import ScrapedServer, owns
 from loop.signals.processes import Labels, Points, Series
 from loop.signals.together import Name, PodNames, Rows, Samples
@@ -130,7 +130,7 @@ class Reader:
         labels, _, end = text.rpartition(b"}")
         metric = _labels(json.loads(labels + b"}"))
         renamed = self._renamed(metric)
-        name = metric.pop("__name__") + end.decode()
+        name = called(metric.pop("__name__"), metric) + end.decode()
         pod = metric.pop(self._settings.pod_label, None)
         namespace = metric.pop(self._settings.namespace_label, None)
         told = tuple(sorted(metric.items()))
@@ -215,10 +215,11 @@ def read_names(
     pods: dict[PodKey, list[Series]] = defaultdict(list)
     try:
         for entry in answer["data"]["result"]:
-            metric = entry["metric"]
+            metric = _labels(entry["metric"])
+            name = called(metric.pop("__name__"), metric)
             pod, namespace = metric.get(settings.pod_label), metric.get(settings.namespace_label)
             if pod and namespace:
-                pods[namespace, pod].append(Series(metric["__name__"], (), []))
+                pods[namespace, pod].append(Series(name, (), []))
     except (KeyError, TypeError, AttributeError) as error:
         raise PrometheusError(
             f"expected series, found otherwise ({type(error).__name__}: {error})"
@@ -247,7 +248,7 @@ def read_matrix(
     try:
         for entry in data["result"]:
             metric = _labels(entry["metric"])
-            name = metric.pop("__name__")
+            name = called(metric.pop("__name__"), metric)
             pod, namespace = metric.pop(pod_label, None), metric.pop(namespace_label, None)
             if not pod or not namespace:
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
 from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
-from loop.signals.names import NAMES, START_TIME, Names
+from loop.signals.names import NAMES, START_TIME, Names, called
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.processes import CONTAINER, Labels, Series, model_names
 from loop.signals.series import tracks_of
@@ -223,13 +224,16 @@ class PodMetrics:
             if errors and len(errors) == len(pages):
                 problems[server.name] = errors[0]
             names[server.name] = frozenset(
-                match[0]
-                for page in pages
-                if isinstance(page, str)
-                for match in _NAME.finditer(page)
-                if self._wanted_names.fullmatch(match[0])
+                name for page in pages if isinstance(page, str) for name in self._names_on(page)
             )
         return Shown(names=names, problems=problems)
+
+    def _names_on(self, page: str) -> set[str]:
+        told = {match[0] for match in _NAME.finditer(page)}
+        found = {name for name in told if self._wanted_names.fullmatch(name)}
+        with suppress(PageError):  # who reads the page for its figures tells of it
+            found |= {one.metric for one in read_page(page, wanted=self._wanted)}
+        return found
 
     def _page_or_error(self, pod: ScrapedPod, port: int) -> str | LoopError:
         try:
@@ -331,9 +335,10 @@ def read_page(text: str, *, wanted: re.Pattern[str]) -> list[Told]:
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if wanted.match(line)]
     try:
         return [
-            Told(sample.name, tuple(sorted(sample.labels.items())), float(sample.value))
+            Told(called(sample.name, labels), tuple(sorted(labels.items())), float(sample.value))
             for family in text_string_to_metric_families("\n".join(lines) + "\n")
             for sample in family.samples
+            for labels in [dict(sample.labels)]
         ]
     except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise PageError(
