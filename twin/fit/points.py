@@ -5,20 +5,18 @@ that the twin's replica gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twin.arrivals import round_fairly
-from twin.engine.replica import Replica
-from twin.request import Request
-from twin.spec import LatencyModel, Scheduling, SpecError
+from twin.fit.served import Served, served
+from twin.request import RequestBatch
+from twin.spec import EngineSpec, LatencyModel, Scheduling, SpecError
 
 # Requests of a simulated point, of which the first part only fills the server.
 REQUESTS, WARM_UP = 300, 0.25
@@ -92,9 +90,6 @@ class Steady:
     percentiles_s: tuple[float, ...] = ()
 
 
-Make = Callable[[Callable[[Request, float], None]], Replica]
-
-
 def operate(
     point: OperatingPoint,
     *,
@@ -117,34 +112,26 @@ def operate(
     *requests*, a share of *warm_up*, only fill the server.
     """
 
-    def make(on_finish: Callable[[Request, float], None]) -> Replica:
-        return Replica(
-            latency_model=latency_model,
-            overhead_ms=overhead_ms,
-            tokens_per_step=tokens_per_step,
-            scheduling=scheduling,
-            max_batch=max_batch,
-            max_num_batched_tokens=token_budget,
-            kv_tokens=kv_tokens,
-            block_size=block_size,
-            prefix_share=point.prefix_share,
-            queue_max=queue_max,
-            on_finish=on_finish,
-        )
-
-    rng = np.random.default_rng(seed)
-    if point.users is not None:
-        served = _closed(
-            point, make, rng, requests=max(requests, ROUNDS * point.users), block_size=block_size
-        )
-    elif point.rate_rps:
-        served = _open(point, make, seed=seed, requests=requests, block_size=block_size)
-    else:
+    if point.users is None and not point.rate_rps:
         raise SpecError("an operating point: expected a rate > 0 or users, found neither")
-    kept = _measured(point, served, requests=requests, warm_up=warm_up)
-    ttft_s = np.array([request.first_token_s - request.arrival_s for request in kept])
-    e2e_s = np.array([request.last_token_s - request.arrival_s for request in kept])
-    gaps = np.array([request.output_tokens - 1 for request in kept])
+    spec = EngineSpec(
+        model="",
+        accelerator="",
+        latency_model=latency_model,
+        overhead_ms=overhead_ms,
+        tokens_per_step=tokens_per_step,
+        scheduling=scheduling,
+        max_num_batched_tokens=token_budget,
+        kv_tokens=kv_tokens,
+        block_size=block_size,
+        prefix_share=point.prefix_share,
+    )
+    batch = _batch(point, seed, requests, block_size)
+    found = served(batch, spec, max_batch=max_batch, queue_max=queue_max, users=point.users)
+    kept = _measured(point, found, requests=requests, warm_up=warm_up)
+    ttft_s = (found.first_token_s - found.arrival_s)[kept]
+    e2e_s = (found.last_token_s - found.arrival_s)[kept]
+    gaps = found.output_tokens[kept] - 1
     several = gaps > 0
     each_s = {"ttft": ttft_s, "e2e": e2e_s, "itl": (e2e_s - ttft_s)[several] / gaps[several]}
     return Steady(
@@ -173,39 +160,63 @@ def _whole_run(point: OperatingPoint, *, requests: int) -> bool:
 
 
 def _measured(
-    point: OperatingPoint, served: Sequence[Request], *, requests: int, warm_up: float
-) -> Sequence[Request]:
-    """Return those of *served* that count: all that ended in time, or those of a full server."""
+    point: OperatingPoint, found: Served, *, requests: int, warm_up: float
+) -> slice | NDArray[np.bool_]:
+    """Return which of *found* count: all that ended in time, or those of a full server."""
+    count = len(found.arrival_s)
+    if point.users is not None:
+        # The last round runs with fewer and fewer beside it.
+        count = max(count - point.users, 1)
     if point.duration_s is not None and _whole_run(point, requests=requests):
-        if point.is_drained:
-            return served
-        ended = [each for each in served if point.settle_s <= each.last_token_s <= point.duration_s]
-        return ended or served
-    return served[int(len(served) * warm_up) :]
+        ended_s = found.last_token_s
+        ended = (ended_s >= point.settle_s) & (ended_s <= point.duration_s)
+        return slice(None) if point.is_drained or not ended.any() else ended
+    return slice(int(count * warm_up), count)
 
 
-def _drawn(
-    point: OperatingPoint, rng: np.random.Generator, count: int, *, block_size: int
-) -> list[dict[str, Any]]:
-    """Return the tokens and blocks of *count* requests."""
-    prompts, answers = (
-        np.maximum(np.rint(mean * (1.0 + point.spread * (2.0 * shares - 1.0))), 1.0).astype(int)
-        for mean in (point.input_tokens, point.output_tokens)
-        for shares in [_shares(rng, count)]
-    )
-    names = [0] * count
+# A fit holds the same points a hundred times.
+@lru_cache(maxsize=256)
+def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> RequestBatch:
+    """Return the requests that come to *point*: their tokens, and when they come of themselves."""
+    rng = np.random.default_rng(seed)
+    count = requests
+    if point.users is not None:
+        count = max(requests, ROUNDS * point.users)
+        times_s = np.zeros(count)
+    else:
+        assert point.rate_rps
+        if point.duration_s is not None and _whole_run(point, requests=requests):
+            count = max(round(point.rate_rps * point.duration_s), 1)
+        gaps = np.ones(count) if point.is_even else rng.exponential(1.0, count)
+        # Scaled, so that a short simulation has the rate that was asked for.
+        times_s = np.cumsum(gaps) * count / gaps.sum() / point.rate_rps
+    means = (point.input_tokens, point.output_tokens)
+    if point.token_cv is not None and point.users is None:
+        prompts, answers = (_lengths(rng, count, mean=mean, cv=point.token_cv) for mean in means)
+        return RequestBatch(times_s=times_s, prompt_tokens=prompts, output_tokens=answers)
+    prompts, answers = (_spread(rng, count, mean=mean, spread=point.spread) for mean in means)
+    blocks: list[range] = []
     if point.distinct is not None:
-        names = rng.integers(point.distinct, size=count).tolist()
-    return [
-        {
-            "prompt_tokens": prompt,
-            "output_tokens": output,
-            "blocks": ()
-            if point.distinct is None
-            else range(name * BLOCKS_MAX, name * BLOCKS_MAX - (-prompt // block_size)),
-        }
-        for prompt, output, name in zip(prompts.tolist(), answers.tolist(), names, strict=True)
-    ]
+        names = rng.integers(point.distinct, size=count)
+        blocks = [
+            range(name * BLOCKS_MAX, name * BLOCKS_MAX - (-prompt // block_size))
+            for name, prompt in zip(names.tolist(), prompts.tolist(), strict=True)
+        ]
+    return RequestBatch(
+        times_s=times_s,
+        prompt_tokens=prompts,
+        output_tokens=answers,
+        blocks=blocks,
+        block_tokens=block_size,
+    )
+
+
+def _spread(
+    rng: np.random.Generator, count: int, *, mean: float, spread: float
+) -> NDArray[np.int64]:
+    """Return lengths within that share of *mean*, spread evenly."""
+    values = np.rint(mean * (1.0 + spread * (2.0 * _shares(rng, count) - 1.0)))
+    return np.maximum(values, 1.0).astype(np.int64)
 
 
 def _shares(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -214,49 +225,6 @@ def _shares(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     """
     rounds = [rng.permutation(PART) for _ in range(-(-count // PART))]
     return (np.concatenate(rounds)[:count] + rng.uniform(size=count)) / PART
-
-
-def _open(
-    point: OperatingPoint, make: Make, *, seed: int, requests: int, block_size: int
-) -> list[Request]:
-    assert point.rate_rps
-    replica = make(_nothing)
-    if point.duration_s is not None and _whole_run(point, requests=requests):
-        requests = max(round(point.rate_rps * point.duration_s), 1)
-    served = []
-    for index, drawn in enumerate(_arrivals(point, seed, requests, block_size)):
-        request = Request(id=index, block_tokens=block_size, **drawn)
-        if replica.submit(request, request.arrival_s) is None:
-            served.append(request)
-    replica.advance(inf, inclusive=False)
-    return served
-
-
-# A fit holds the same points a hundred times.
-@lru_cache(maxsize=256)
-def _arrivals(
-    point: OperatingPoint, seed: int, requests: int, block_size: int
-) -> tuple[Mapping[str, Any], ...]:
-    """Return the requests of an open loop: when they come, and their tokens."""
-    assert point.rate_rps
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
-    # Scaled, so that a short simulation has the rate that was asked for.
-    arrivals = (np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps).tolist()
-    if point.token_cv is None:
-        drawn = _drawn(point, rng, requests, block_size=block_size)
-        return tuple(
-            {"arrival_s": arrival_s, **each}
-            for arrival_s, each in zip(arrivals, drawn, strict=True)
-        )
-    prompts, answers = (
-        _lengths(rng, requests, mean=mean, cv=point.token_cv).tolist()
-        for mean in (point.input_tokens, point.output_tokens)
-    )
-    return tuple(
-        {"arrival_s": arrival_s, "prompt_tokens": prompt, "output_tokens": output}
-        for arrival_s, prompt, output in zip(arrivals, prompts, answers, strict=True)
-    )
 
 
 def _lengths(rng: np.random.Generator, count: int, *, mean: float, cv: float) -> NDArray[np.int64]:
@@ -271,32 +239,3 @@ def _lengths(rng: np.random.Generator, count: int, *, mean: float, cv: float) ->
     shares = [normal.inv_cdf((place + 0.5) / count) for place in range(count)]
     values = np.exp(sigma * rng.permutation(shares))
     return 1 + round_fairly(rng, values * (rest / values.mean()))
-
-
-def _closed(
-    point: OperatingPoint, make: Make, rng: np.random.Generator, *, requests: int, block_size: int
-) -> list[Request]:
-    assert point.users
-    served: list[Request] = []
-    drawn = _drawn(point, rng, max(requests, point.users), block_size=block_size)
-
-    def ask(now_s: float) -> None:
-        index = len(served)
-        request = Request(id=index, arrival_s=now_s, block_tokens=block_size, **drawn[index])
-        served.append(request)
-        replica.submit(request, now_s)
-
-    def again(_request: Request, finish_s: float) -> None:
-        if len(served) < requests:
-            ask(finish_s)
-
-    replica = make(again)
-    for _ in range(point.users):
-        ask(0.0)
-    replica.advance(inf, inclusive=False)
-    # The last round runs with fewer and fewer beside it.
-    return served[: max(len(served) - point.users, 1)]
-
-
-def _nothing(_request: Request, _finish_s: float) -> None:
-    """Do nothing."""

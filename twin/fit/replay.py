@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 import numpy as np
 
-from twin.engine.replica import Replica
 from twin.fit.points import operate
 from twin.fit.request_csv import Counts, RequestRows, Times
-from twin.request import Request
-from twin.spec import AdmissionRule, LatencyModel, Scheduling, SpecError
+from twin.fit.served import served
+from twin.request import RequestBatch
+from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling, SpecError
 
 PERCENTILES = (50, 90, 99)  # of latencies, whose errors a score tells
 
@@ -117,31 +116,28 @@ def replay(
     """
     if rows.points:
         return _operate(rows, latency_model=latency_model, limits=limits, scheduling=scheduling)
-    replica = Replica(
+    spec = EngineSpec(
+        model="",
+        accelerator="",
         latency_model=latency_model,
         scheduling=scheduling,
-        max_batch=limits.max_batch,
         max_num_batched_tokens=limits.token_budget,
         kv_tokens=limits.kv_tokens,
         block_size=limits.block_size,
         tokens_per_step=limits.tokens_per_step,
         admission=limits.admission,
     )
-    arrivals = zip(
-        rows.queued_s.tolist(), rows.input_tokens.tolist(), rows.output_tokens.tolist(), strict=True
+    batch = RequestBatch(
+        times_s=rows.queued_s,
+        prompt_tokens=rows.input_tokens,
+        output_tokens=rows.output_tokens,
     )
-    requests = [
-        Request(id=index, prompt_tokens=prompt, output_tokens=output, arrival_s=arrival_s)
-        for index, (arrival_s, prompt, output) in enumerate(arrivals)
-    ]
-    for request in requests:
-        reason = replica.submit(request, request.arrival_s)
-        assert reason is None, f"{rows.source}: request {request.id} was rejected: {reason}"
-    replica.advance(inf, inclusive=False)
+    found = served(batch, spec, max_batch=limits.max_batch)
+    assert len(found.preemptions) == len(rows), f"{rows.source}: a request was rejected"
     return Replayed(
-        first_token_s=np.array([request.first_token_s for request in requests]),
-        last_token_s=np.array([request.last_token_s for request in requests]),
-        preemptions=np.array([request.preemptions for request in requests], dtype=np.int64),
+        first_token_s=found.first_token_s,
+        last_token_s=found.last_token_s,
+        preemptions=found.preemptions,
     )
 
 

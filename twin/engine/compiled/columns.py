@@ -24,6 +24,8 @@ RUN_FIRST, RUN_LAST, RUNNING = (next(_column) for _ in range(3))
 WAIT_FIRST, WAIT_LAST, WAITING = (next(_column) for _ in range(3))
 PARTIAL, PREFILL, DECODES, CONTEXT_SUM, FINISHES = (next(_column) for _ in range(5))
 LENGTH, RESIDUE_SUM = (next(_column) for _ in range(2))
+# the next request of clients who ask again when one of theirs has ended (-1: none),
+FOLLOWER = next(_column)
 # and what it has counted.
 PROMPT_TOKENS, GENERATION_TOKENS, FIRST_TOKENS, SUCCESSES = (next(_column) for _ in range(4))
 REJECTIONS, PREEMPTIONS, PREFIX_QUERIES, PREFIX_HITS = (next(_column) for _ in range(4))

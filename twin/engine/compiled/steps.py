@@ -41,6 +41,7 @@ from twin.engine.compiled.columns import (
     FINISHES,
     FIRST_S,
     FIRST_TOKENS,
+    FOLLOWER,
     FULL_PROMPT,
     GAMMA_MS,
     GAMMA_S,
@@ -143,6 +144,7 @@ def inlined(function: F) -> F:
 
 _TTFT, _ITL, _LATENCY = map(np.array, (TTFT_BOUNDS_S, ITL_BOUNDS_S, LATENCY_BOUNDS_S))
 _FINISHED: Any = np.int64(Outcome.FINISHED)
+_REJECTED: Any = np.int64(Outcome.REJECTED)
 _ZERO: Any = np.int64(0)
 _ONE: Any = np.int64(1)
 _QUEUE_FULL, _NEVER_FITS, _DRAINING = map(REASONS.index, ("queue_full", "never_fits", "draining"))
@@ -509,6 +511,17 @@ def log(
     times[row, LOG_ENGINE_S] = engine_s
 
 
+@compiled
+def _follow(s: State, r: int, t: float) -> None:
+    """Take the next request of a closed loop, as a client sends it who has just been answered."""
+    slot = s.ints[r, FOLLOWER]
+    s.ints[r, FOLLOWER] = s.requests[slot, NEXT]
+    s.times[slot, ARRIVAL_S] = t
+    reason = take(s, r, slot, t)
+    if reason:
+        record(s, r, slot, t, t, _REJECTED, reason)
+
+
 @inlined
 def _finish(s: State, r: int, slot: int, t: float) -> None:
     ints, floats = s.ints, s.floats
@@ -520,6 +533,8 @@ def _finish(s: State, r: int, slot: int, t: float) -> None:
     s.buckets[r, E2E_AT + _bucket(_LATENCY, e2e_s)] += 1
     ints[r, FINISHED_OUTPUT] += s.requests[slot, OUTPUT]
     record(s, r, slot, seen_s, t, _FINISHED, _ZERO)
+    if ints[r, FOLLOWER] >= 0:
+        _follow(s, r, t)
 
 
 @inlined

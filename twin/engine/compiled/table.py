@@ -156,7 +156,7 @@ class ReplicaTable:
             at.FULL_PROMPT: spec.admission == "full_prompt",
             at.AHEAD: spec.scheduling == "async",
             **dict.fromkeys((at.RUN_FIRST, at.RUN_LAST, at.WAIT_FIRST, at.WAIT_LAST), -1),
-            **dict.fromkeys((at.PARTIAL, at.PREFILL), -1),
+            **dict.fromkeys((at.PARTIAL, at.PREFILL, at.FOLLOWER), -1),
         }
         floats = {
             at.NEXT_S: inf,
@@ -209,6 +209,27 @@ class ReplicaTable:
             turn = visit[at.V_TURN]
             tokens += visit[at.V_TOKENS]
         return turn, tokens
+
+    def follow(self, row: int, batch: RequestBatch, begin: int) -> None:
+        """Let the requests of *batch* from *begin* on, whatever their times, come to the replica
+        *row* as those end that came before: one for each.
+        """
+        count = len(batch) - begin
+        if not count:
+            return
+        self.make_slots(count)
+        s = self.state
+        free = int(s.sizes[0]) - count
+        slots = s.pool[free : free + count].copy()
+        s.sizes[0] = free
+        s.requests[slots] = 0
+        s.requests[slots, at.ID] = np.arange(begin, len(batch))
+        s.requests[slots, at.PROMPT] = batch.prompt_tokens[begin:]
+        s.requests[slots, at.OUTPUT] = batch.output_tokens[begin:]
+        s.requests[slots, at.TICKET] = -1
+        s.requests[slots, at.NEXT] = [*slots[1:].tolist(), -1]
+        s.times[slots] = nan
+        s.ints[row, at.FOLLOWER] = slots[0]
 
     def submit(self, row: int, slot: int, now_s: float) -> int:
         """Submit the request of *slot* to the replica *row*; return the code of the reason why not,
