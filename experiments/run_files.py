@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from experiments.columns import Column, Columns, rows_of
 from experiments.config import RunConfig
 from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
-from experiments.figures import draw_timelines, save_figure
+from experiments.figures import SCREEN, Form, save_figure
 from experiments.output import whole_directory, write_json
 from experiments.requests import PART_ROWS, Requests
 from experiments.run import CYCLES, Progress, RunResult, simulate
@@ -29,6 +29,7 @@ from experiments.timeline import (
     minute_timeline,
     replica_timeline,
 )
+from experiments.timeline_figure import draw_timelines
 from experiments.versions import PACKAGE, commit, versions
 from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import read_json, unreadable
@@ -81,11 +82,11 @@ def write_run(result: RunResult, out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def plot_run(directory: Path, *, svg: bool = False) -> list[Path]:
+def plot_run(directory: Path, form: Form = SCREEN) -> list[Path]:
     """Draw the timeline of a run again, from its files alone. Raise SpecError where one is missing
     or damaged.
     """
-    return save_figure(_draw(read_run(directory)), directory / TIMELINE, svg=svg)
+    return save_figure(_draw(read_run(directory), form), directory / TIMELINE, form)
 
 
 def _write_files(result: RunResult, directory: Path) -> list[str]:
@@ -267,7 +268,7 @@ def _target(server: Mapping[str, Any]) -> SloTarget | None:
     return SloTarget(**given, percentiles=percentiles)
 
 
-def _draw(records: RunRecords) -> Any:
+def _draw(records: RunRecords, form: Form = SCREEN) -> Any:
     counts = replica_timeline(
         records.pods, records.desired, names=records.names, end_s=records.end_s
     )
@@ -284,6 +285,7 @@ def _draw(records: RunRecords) -> Any:
             name: accelerator_spells(records.desired.get(name, ()), end_s=records.end_s)
             for name in records.names
         },
+        form=form,
     )
 
 

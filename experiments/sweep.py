@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from experiments.figures import Form
+
 Work = Callable[[PlannedRun], Row]
 
 RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
@@ -163,13 +165,13 @@ def plan(grid: SweepConfig) -> list[PlannedRun]:
     return runs
 
 
-def plot_sweep(directory: Path, *, svg: bool = False) -> list[Path]:
+def plot_sweep(directory: Path, form: Form) -> list[Path]:
     """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is
     missing or damaged.
     """
     from experiments.sweep_figures import save_sweep_figures
 
-    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory, svg=svg)
+    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory, form)
 
 
 def simulate_row(planned: PlannedRun) -> Row:

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from experiments.confidence import estimate
-from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
+from experiments.figures import MARKERS, SCREEN, SERIES, Form, grid_of, our_style, save_figure
 
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
@@ -62,19 +62,25 @@ def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
+def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> Figure:
     """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one
     colour scale.
     """
     groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=False))
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
-    columns = min(len(groups), 3)
-    rows = -(-len(groups) // columns)
     width, height = max(2.6, 0.95 * len(periods) + 1.2), max(1.8, 0.6 * len(alphas) + 1.1)
-    figure = new_figure(width_in=width * columns + 1.2, height_in=height * rows + 0.4)
+    grid_in = grid_of(
+        len(groups),
+        panel_in=(width, height),
+        beside_in=1.2,
+        above_in=0.4,
+        form=form,
+        narrowest_in=0.55 * len(periods) + 1.0,
+    )
+    figure = grid_in.figure
     scale = mpl.colors.Normalize(*_limits(cells[metric.column]))
     with our_style():
-        grid = figure.subplots(rows, columns, squeeze=False)
+        grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, (key, group) in zip(grid.flat, groups, strict=False):
             _draw_heat_map(ax, group, metric, alphas=alphas, periods=periods, scale=scale)
             ax.set_title(_group_title(key, cells), loc="left")
@@ -121,17 +127,22 @@ def _draw_heat_map(
         ax.text(*place, text, ha="center", va="center", color=colour, fontsize=8)
 
 
-def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
+def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Figure:
     """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker
     per period.
     """
     panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=False))
     policies, periods = list(cells["policy"].unique()), sorted(cells["period_s"].unique())
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = new_figure(width_in=3.4 * columns + 1.6, height_in=3.0 * rows + 0.3)
+    grid_in = grid_of(
+        len(panels),
+        panel_in=(3.4, 3.0),
+        beside_in=1.6,
+        keys=len(policies) + len(periods),
+        form=form,
+    )
+    figure = grid_in.figure
     with our_style():
-        grid = figure.subplots(rows, columns, squeeze=False)
+        grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, (key, panel) in zip(grid.flat, panels, strict=False):
             for cell in panel.itertuples():
                 _draw_cell(
@@ -154,9 +165,7 @@ def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
             ax.set_xlabel(COST.label)
         for ax in grid[:, 0]:
             ax.set_ylabel(ATTAINMENT.label)
-        figure.legend(
-            handles=_scatter_legend(policies, periods), loc="outside right center", frameon=False
-        )
+        figure.legend(handles=_scatter_legend(policies, periods), frameon=False, **grid_in.legend)
     return figure
 
 
@@ -234,21 +243,21 @@ def _situation(scenario: str, interval_s: float, cells: pd.DataFrame) -> str:
     return f"{scenario}, interval {interval_s:g} s" if many else str(scenario)
 
 
-def save_sweep_figures(results: pd.DataFrame, directory: Path, *, svg: bool = False) -> list[Path]:
-    """Draw all figures of a sweep from its result table into *directory*, with *svg* as SVG, too;
-    failed runs are left out.
+def save_sweep_figures(results: pd.DataFrame, directory: Path, form: Form = SCREEN) -> list[Path]:
+    """Draw all figures of a sweep from its result table into *directory*; failed runs are left
+    out.
     """
     done = results[results["error"] == ""]
     if done.empty:
         return []
     cells = cell_estimates(done, (ATTAINMENT, COST))
     figures: Mapping[str, Figure] = {
-        "attainment": draw_heat_maps(cells, ATTAINMENT),
-        "cost": draw_heat_maps(cells, COST),
-        "cost-attainment": draw_cost_against_attainment(cells),
+        "attainment": draw_heat_maps(cells, ATTAINMENT, form),
+        "cost": draw_heat_maps(cells, COST, form),
+        "cost-attainment": draw_cost_against_attainment(cells, form),
     }
     return [
         path
         for name, figure in figures.items()
-        for path in save_figure(figure, directory / name, svg=svg)
+        for path in save_figure(figure, directory / name, form)
     ]

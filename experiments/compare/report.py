@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.compare.advice import advice
 from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
 from experiments.confidence import Interval, estimate, estimate_share, paired_along
-from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
+from experiments.figures import MARKERS, SCREEN, SERIES, Form, grid_of, our_style, save_figure
 from experiments.output import write_text
 from experiments.tables import plain_table, print_table
 
@@ -141,8 +141,7 @@ def save_report(
         differences.to_csv(out / DIFFERENCES_CSV, index=False, lineterminator="\n")
         write_text(out / REPORT_MD, markdown(done, table, differences, lines))
         paths = [out / SUMMARY_CSV, out / DIFFERENCES_CSV, out / REPORT_MD]
-        paths += save_figure(draw_costs(done), out / "cost-attainment")
-        paths += save_figure(draw_gpus(rows, done), out / "gpus")
+        paths += save_comparison_figures(rows, done, out)
         if console is not None:
             _print(console, done, table, differences)
     if console is not None:
@@ -331,17 +330,30 @@ def _print(
 # -- figures
 
 
-def draw_costs(done: pd.DataFrame) -> Figure:
+def save_comparison_figures(
+    rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, out: Path, form: Form = SCREEN
+) -> list[Path]:
+    """Draw what a comparison shows into the directory *out*."""
+    paths = save_figure(draw_costs(done, form), out / "cost-attainment", form)
+    return paths + save_figure(draw_gpus(rows, done, form), out / "gpus", form)
+
+
+def draw_costs(done: pd.DataFrame, form: Form = SCREEN) -> Figure:
     """Draw attainment over cost, a panel for each scenario: the clairvoyant as a star, and the
     front of those that nobody beats in both.
     """
     scenarios = list(dict.fromkeys(done["scenario"]))
     policies = list(dict.fromkeys(done["policy"]))
-    columns = min(len(scenarios), 3)
-    rows = -(-len(scenarios) // columns)
-    figure = new_figure(width_in=3.6 * columns + 1.6, height_in=3.1 * rows + 0.3)
+    grid_in = grid_of(
+        len(scenarios),
+        panel_in=(3.6, 3.1),
+        beside_in=1.6,
+        keys=len(policies) + 1,
+        form=form,
+    )
+    figure = grid_in.figure
     with our_style():
-        grid = figure.subplots(rows, columns, squeeze=False)
+        grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, scenario in zip(grid.flat, scenarios, strict=False):
             _draw_costs_of(ax, done[done["scenario"] == scenario], policies=policies)
             ax.set_title(scenario, loc="left")
@@ -355,7 +367,7 @@ def draw_costs(done: pd.DataFrame) -> Figure:
         for ax in grid.flat:
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
-        figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+        figure.legend(handles.values(), handles.keys(), frameon=False, **grid_in.legend)
     return figure
 
 
@@ -424,21 +436,29 @@ def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return found
 
 
-def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame) -> Figure:
+def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form = SCREEN) -> Figure:
     """Draw the GPUs that each policy held over time under the first seed, a panel a scenario."""
     scenarios = list(dict.fromkeys(done["scenario"]))
     policies = list(dict.fromkeys(done["policy"]))
     first = int(done["seed"].min())
-    figure = new_figure(width_in=8.0, height_in=2.4 * len(scenarios) + 0.3)
+    grid_in = grid_of(
+        len(scenarios),
+        panel_in=(6.4, 2.4),
+        beside_in=1.6,
+        keys=len(policies),
+        form=form,
+        columns_max=1,
+    )
+    figure = grid_in.figure
     with our_style():
         grid = figure.subplots(len(scenarios), 1, squeeze=False)
         for ax, scenario in zip(grid.flat, scenarios, strict=True):
             for row in rows:
-                drawn = (row["scenario"], row["seed"]) == (scenario, first)
-                if row["error"] or not drawn or row["policy"] not in policies:
+                drawn = (row.get("scenario"), row.get("seed")) == (scenario, first)
+                if not drawn or row["error"] or row["policy"] not in policies:
                     continue
                 number = policies.index(row["policy"])
-                held = np.array(row["gpus_held"])
+                held = np.array(row.get("gpus_held", ()))
                 ax.step(
                     np.arange(len(held)) * TIMELINE_S / 60.0,
                     held,
@@ -453,5 +473,5 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame) -> Figure:
             ax.set_ylim(bottom=0)
         grid[-1][0].set_xlabel("minutes")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        figure.legend(handles, labels, frameon=False, **grid_in.legend)
     return figure

@@ -1,53 +1,75 @@
-"""`inferno plot`: the figures of a run or a sweep again."""
+"""`inferno plot`: the figures of a run, a sweep or a comparison again."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import print_paths
 
+if TYPE_CHECKING:
+    from experiments.figures import Form
+
 TEXT = """\
-Draw the figures of a run or a sweep again, from the records that it wrote.
+Draw the figures of a run, a sweep or a comparison again, from the records that
+it wrote; with --width for a page: letters are then as large as its text, and
+what does not fit beside stands below.
 
   inferno plot out/grid --svg
+  inferno plot out/compare --width 3.3 --svg
 """
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="what sim or sweep wrote")
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="what sim, sweep or compare wrote"
+    )
     parser.add_argument("--svg", action="store_true", help="write SVG files beside the PNG ones")
+    parser.add_argument(
+        "--width",
+        type=float,
+        metavar="IN",
+        help="inches of the page or column they are for, 3.3 say (default: for a screen)",
+    )
 
 
 def _run(options: Namespace) -> int:
-    print_paths(plot_directory(options.directory, svg=options.svg))
+    from experiments.figures import Form
+
+    form = Form(svg=options.svg, width_in=options.width)
+    print_paths(plot_directory(options.directory, form))
     return EXIT_OK
 
 
-def plot_directory(directory: Path, *, svg: bool = False) -> list[Path]:
-    """Draw the figures of the run or the sweep that was written into *directory*, and return their
-    paths; with *svg* as SVG, too.
+def plot_directory(directory: Path, form: Form) -> list[Path]:
+    """Draw the figures of what was written into *directory*, and return their paths.
 
-    Raise SpecError where there is neither, or a file of it is missing or damaged.
+    Raise SpecError where there is nothing, or a file of it is missing or damaged.
     """
+    from experiments.compare.files import plot_comparison
+    from experiments.compare.report import DIFFERENCES_CSV
     from experiments.run_files import RUN, plot_run
     from experiments.sweep import RESULTS_PARQUET, plot_sweep
     from twin.spec import SpecError
 
     if (directory / RESULTS_PARQUET).exists():
-        return plot_sweep(directory, svg=svg)
+        return plot_sweep(directory, form)
+    if (directory / DIFFERENCES_CSV).exists():
+        return plot_comparison(directory, form)
     if (directory / RUN).exists():
-        return plot_run(directory, svg=svg)
+        return plot_run(directory, form)
     raise SpecError(
-        f"{directory}: expected {RESULTS_PARQUET} (of a sweep) or {RUN} (of a run), found neither"
+        f"{directory}: expected {RUN} (of a run), {RESULTS_PARQUET} (of a sweep) or "
+        f"{DIFFERENCES_CSV} (of a comparison), found none of them"
     )
 
 
 COMMAND = Command(
     name="plot",
-    summary="draw the figures of a run or a sweep again from its records",
+    summary="draw the figures of a run, a sweep or a comparison again, for a paper too",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,

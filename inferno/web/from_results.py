@@ -12,6 +12,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from experiments.compare.files import details_of, finished, read_table
 from experiments.compare.report import (
     DIFFERENCES,
     axis_text,
@@ -22,12 +23,11 @@ from experiments.compare.report import (
     summary,
     swept,
 )
-from experiments.compare.rows import BOUNDS, NO_START_UP, TIMELINE_S
+from experiments.compare.rows import BOUNDS, TIMELINE_S
 from experiments.confidence import estimate, estimate_share, paired_difference
 from experiments.row_details import LOST, QUANTILES, SHARES
 from experiments.scores.misses import CAUSES, MEANING
 from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates
-from experiments.sweep_rows import ROWS
 from experiments.tables import paired_table, summary_table
 from inferno.web.charts import (
     Bars,
@@ -44,7 +44,6 @@ from inferno.web.charts import (
     Section,
     Table,
 )
-from twin.datafile import read_json
 from twin.spec import SpecError
 
 CURVES_MAX = 12  # lines of one chart that can be told apart
@@ -65,7 +64,7 @@ Cell = tuple[str, pd.DataFrame]
 def sweep_section(results: pd.DataFrame, directory: Path, *, title: str) -> Section:
     """Return what the table of a sweep shows, with the details of its rows in *directory*."""
     done = results[results["error"] == ""]
-    details = _details(directory, done)
+    details = details_of(directory, done)
     tables = [summary_table(results), paired_table(results)]
     items: list[Item] = [
         table_of(table) for table in tables if table is not None and table.row_count
@@ -85,9 +84,9 @@ def comparison_section(directory: Path, *, title: str) -> Section:
     """Return what the comparison in *directory* shows. Raise SpecError where a file of it is
     missing or damaged.
     """
-    results = _read_table(directory / "results.csv")
-    done = results[(results["error"] == "") & ~results["policy"].str.endswith(NO_START_UP)]
-    details = _details(directory, done)
+    results = read_table(directory / "results.csv")
+    done = finished(results)
+    details = details_of(directory, done)
     items: list[Item] = _advice(directory / "comparison.md")
     items += _failures(results)
     if not done.empty:
@@ -114,7 +113,7 @@ def stability_section(directory: Path, *, title: str) -> Section:
     """Return what `inferno stability` wrote into *directory*: how attainment and restlessness
     depend on how long pods start. Raise SpecError where it is missing or damaged.
     """
-    results = _read_table(directory / "results.csv")
+    results = read_table(directory / "results.csv")
     if "start_up" not in results:
         raise SpecError(f"{directory}: expected results of sweep, compare or stability, found none")
     done = results[results["error"] == ""]
@@ -161,32 +160,6 @@ def _plain(text: object) -> str:
 
 
 # -- reading
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        results = pd.read_csv(path, dtype=dict.fromkeys(("run_id", "policy", "error"), "str"))
-        results["error"] = results["error"].fillna("")
-        results[["policy", "scenario", "seed", "attainment", "cost_usd_per_h", "run_id"]]
-    except (OSError, ValueError, KeyError) as error:
-        what = " ".join(str(error).split())[:100]
-        found = f"a table without {what}" if isinstance(error, KeyError) else what
-        raise SpecError(f"{path}: expected the results of runs, found {found}") from None
-    return results
-
-
-def _details(directory: Path, done: pd.DataFrame) -> Details:
-    """Return by run id what the files of single runs hold beside the table; those that are gone, or
-    older than that, are left out.
-    """
-    found = {}
-    for run_id in done["run_id"]:
-        path = directory / ROWS / f"{run_id}.json"
-        if path.exists():
-            content = read_json(path)
-            row = content.get("row") if isinstance(content, dict) else None
-            found[str(run_id)] = row if isinstance(row, dict) else {}
-    return found
 
 
 def _advice(path: Path) -> list[Item]:

@@ -26,8 +26,10 @@ from experiments.compare.rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
+from experiments.figures import SCREEN, Form
 from experiments.grid import SweepConfig
 from experiments.tables import text_console
+from inferno.cli.plot import plot_directory
 from loop.policies.hpa import HpaPolicy
 from tests.experiments.two_servers import write_two_servers
 from twin.spec import SpecError
@@ -125,6 +127,19 @@ def rows(**attainment_and_cost: tuple[float, float]) -> pd.DataFrame:
             for seed in (1, 2)
         ]
     )
+
+
+def test_the_figures_of_a_comparison_are_drawn_again_from_its_files(done: Done) -> None:
+    """To the same bytes for a screen; as wide as a page if one is asked for."""
+    out = done[2]
+    paths = [out / name for name in ("cost-attainment.png", "gpus.png")]
+    before = [path.read_bytes() for path in paths]
+    assert plot_directory(out, SCREEN) == paths
+    assert [path.read_bytes() for path in paths] == before
+    wide = plot_directory(out, Form(width_in=3.3, svg=True))
+    assert [path.suffix for path in wide] == [".png", ".svg"] * 2
+    # 72 points to the inch.
+    assert all('width="237.6pt"' in path.read_text()[:1000] for path in wide[1::2])
 
 
 def test_the_advice_says_what_it_saves_and_what_start_up_costs() -> None:

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from experiments.figures import (
     GPU_COLOURS,
     GPUS,
-    PANELS_MAX,
-    draw_timelines,
+    Form,
     gpu_colours,
     save_figure,
 )
@@ -36,8 +39,10 @@ from experiments.timeline import (
     minute_timeline,
     replica_timeline,
 )
+from experiments.timeline_figure import PANELS_MAX, draw_timelines
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
+from twin.spec import SpecError
 
 NAN = math.nan
 PRICED = {
@@ -157,7 +162,7 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
         # Where there is room: the last is wanted for a second; one is the type of the fleet.
         assert [words.count(name) for name in ("A100", "H100", "B")] == [2, 1, 0]
         assert 1 <= words.count("time [min]") <= 3
-        paths = save_figure(figure, tmp_path / folder / "timeline", svg=True)
+        paths = save_figure(figure, tmp_path / folder / "timeline", Form(svg=True))
         assert [path.name for path in paths] == ["timeline.png", "timeline.svg"]
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
@@ -166,6 +171,53 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
     assert b"time [min]" in svg
     assert b"req/min" in svg
     assert b"$ an hour" in svg
+
+
+def words_of(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Return what *figure* writes and where [in]: in letters that can be read, within the page."""
+    FigureCanvasAgg(figure).draw()
+    found = []
+    for text in figure.findobj(Text):
+        if text.get_text().strip() and text.get_visible():
+            assert text.get_fontsize() >= 7.0, text.get_text()
+            box = text.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+            (width_in, height_in), (right, top) = figure.get_size_inches(), box.max
+            assert min(*box.min, width_in - right, height_in - top) >= 0.0, text.get_text()
+            found.append((text.get_text(), box))
+    return found
+
+
+@pytest.mark.parametrize("width_in", [3.3, 6.9])
+def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -> None:
+    """At 3.3 inches of ten its letters were three points high: now nothing is shrunk, cut or
+    written over.
+    """
+    names = [f"server-{index}" for index in range(5)]
+    types = [kind for kind in GPUS[:6] for _ in range(2)]
+    pods = lives(*[(float(start_s), start_s, NAN, NAN, NAN) for start_s in range(12)])
+    pods |= {
+        "type": np.array(types, dtype=object),
+        "gpus": np.full(12, 8),
+        "usd_per_h": np.full(12, 33.0),
+    }
+    counts = replica_timeline(pods, {}, names=names, end_s=86_400.0)
+    requests = columns([finished(0, 10.0, ttft_s=9.0, itl_s=0.01, out=5)])
+    minutes = minute_timeline(requests, [None] * 5, names=names, end_s=86_400.0)
+    figure = draw_timelines(
+        counts,
+        minutes,
+        fleet_timeline(pods, end_s=86_400.0),
+        titles={name: f"{name} of a long name (TTFT 1000 ms, ITL 60 ms): 99.9 %" for name in names},
+        heading="a run of which much is told, policy slo, alpha 0.05: 98.2 %, $ 1,919.91 an hour",
+        accelerators={"server-0": [(0.0, 40_000.0, "MI300X"), (40_000.0, 86_400.0, "2xH100")]},
+        form=Form(width_in=width_in),
+    )
+    assert figure.get_size_inches()[0] == pytest.approx(width_in)
+    words = words_of(figure)
+    assert {"time [min]", "MI300X", "$ an hour"} <= {text for text, _ in words}
+    for number, (text, box) in enumerate(words):
+        over = [other for other, place in words[:number] if box.overlaps(place.padded(-0.01))]
+        assert not over, (text, over)
 
 
 def test_the_fleet_is_what_pods_hold_and_cost() -> None:
@@ -293,6 +345,29 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
         True,
     ]
     assert len(figure.axes[0].containers) == 6
+
+
+@pytest.mark.parametrize("width_in", [3.3, 6.9])
+def test_figures_of_a_sweep_are_as_wide_as_a_page(width_in: float) -> None:
+    """Their legend stands below then, and panels stand below each other if they must."""
+    cells = cell_estimates(results(), (ATTAINMENT, COST))
+    form = Form(width_in=width_in)
+    for figure in (draw_cost_against_attainment(cells, form), draw_heat_maps(cells, COST, form)):
+        assert figure.get_size_inches()[0] == pytest.approx(width_in)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        # Of what is written nothing is cut off.
+        box = figure.get_tightbbox(canvas.get_renderer())
+        assert box.x0 >= 0.0
+        assert box.x1 <= width_in
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 7.0
+
+
+def test_a_page_has_a_width() -> None:
+    """A figure of no width, or of a mile, is nobody's."""
+    for width_in in (0.0, -3.3, 2000.0, NAN):
+        with pytest.raises(SpecError, match=r"width: expected 2\.5 to 40 inches"):
+            Form(width_in=width_in)
 
 
 def test_an_axis_ends_where_a_share_and_a_cost_do() -> None:

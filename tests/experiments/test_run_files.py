@@ -10,6 +10,7 @@ import pytest
 
 from experiments import RunConfig, run, write_run
 from experiments.config import SAMPLE_DATA, config_from_json
+from experiments.figures import SCREEN, Form
 from experiments.run import RunResult
 from experiments.run_files import run_to_directory
 from inferno.cli.plot import plot_directory
@@ -86,9 +87,12 @@ def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(
     _, out = written
     before = (out / "timeline.png").read_bytes()
     (out / "timeline.png").unlink()
-    assert [path.name for path in plot_directory(out)] == ["timeline.png"]
+    assert [path.name for path in plot_directory(out, SCREEN)] == ["timeline.png"]
     assert (out / "timeline.png").read_bytes() == before
-    assert [path.name for path in plot_directory(out, svg=True)] == ["timeline.png", "timeline.svg"]
+    assert [path.name for path in plot_directory(out, Form(svg=True))] == [
+        "timeline.png",
+        "timeline.svg",
+    ]
     (out / "timeline.svg").unlink()
 
 
@@ -116,9 +120,9 @@ def test_a_missing_or_damaged_file_is_told_in_a_line(
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        SpecError, match="found neither" if (name, content) == ("run.json", None) else name
+        SpecError, match="found none of them" if (name, content) == ("run.json", None) else name
     ) as told:
-        plot_directory(tmp_path)
+        plot_directory(tmp_path, SCREEN)
     assert "\n" not in str(told.value)
 
 

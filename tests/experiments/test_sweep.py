@@ -17,6 +17,7 @@ from rich.console import Console
 from experiments import RunConfig, SweepConfig, run, sweep
 from experiments.config import SAMPLE_DATA
 from experiments.executor import LocalProcesses
+from experiments.figures import SCREEN, Form
 from experiments.sweep import plan, sweep_to_directory
 from experiments.sweep_rows import TIMINGS
 from inferno.cli.plot import plot_directory
@@ -204,7 +205,7 @@ def test_a_damaged_table_is_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"results\.parquet"):
         sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     with pytest.raises(SpecError, match=r"results\.parquet"):
-        plot_directory(tmp_path)
+        plot_directory(tmp_path, SCREEN)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
@@ -224,9 +225,9 @@ def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(
     before = {name: (out / name).read_bytes() for name in names}
     for name in names:
         (out / name).unlink()
-    assert sorted(path.name for path in plot_directory(out)) == sorted(names)
+    assert sorted(path.name for path in plot_directory(out, SCREEN)) == sorted(names)
     assert {name: (out / name).read_bytes() for name in names} == before
-    again = {path.name for path in plot_directory(out, svg=True)}
+    again = {path.name for path in plot_directory(out, Form(svg=True))}
     assert again == {*names, *(f"{stem}.svg" for stem in stems)}
 
 
