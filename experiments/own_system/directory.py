@@ -62,11 +62,13 @@ class Measured:
     """The past of the servers, over which time, and what Prometheus did not tell. variations are
     the coefficients of variation of token counts, and percentiles_ms those of latencies by latency,
     of those servers of which they are known. engines are the histories of the pods that run the
-    engine of now, of servers that ran others before.
+    engine of now, of servers that ran others before, and batches the largest batch size that these
+    had.
     """
 
     histories: Mapping[str, History]
     engines: Mapping[str, History] = field(default_factory=dict)
+    batches: Mapping[str, int] = field(default_factory=dict)
     source: str
     problems: tuple[str, ...] = ()
     variations: Mapping[str, float] = field(default_factory=dict)
@@ -204,13 +206,14 @@ class _Maker:
         elif kv_tokens is None:
             self._about(servers, "its KV cache: taken for unlimited")
         max_batch = max(each.max_batch for each in servers)
+        had = [self._measured.batches.get(each.name, 0) for each in servers]
         latency = latency_of(
             Engine(
                 model=one.model,
                 accelerator=one.accelerator,
                 servers=tuple(each.name for each in servers),
                 limits=ReplicaLimits(
-                    max_batch=max_batch,
+                    max_batch=max(max_batch, *had),
                     token_budget=one.token_budget,
                     kv_tokens=kv_tokens,
                     tokens_per_step=self._tokens_per_step(servers),

@@ -14,6 +14,7 @@ from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.known import Known
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
 from experiments.own_system.points import measured_percentiles
+from experiments.own_system.templates import Alike, alike
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
 from loop.backends.kube.patches import tenant_of
@@ -21,7 +22,6 @@ from loop.backends.kube.read import Pod, Server, read_servers, scraped
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.past import Past, date_text, read_past
 from loop.backends.metrics.prometheus import Prometheus
-from loop.signals.pods import template_of
 from twin.spec import SpecError
 
 Json = Mapping[str, Any]
@@ -115,7 +115,14 @@ def read_system_of(
             f"import: expected Deployments {which}, found none (--select key=value names others)"
         )
     objects, nodes, capacity = _nodes(client, servers, others, known=known, told=told)
-    measured, past = asked_past(prometheus, servers, asked, now_s=now_s, progress=progress)
+    measured, past = asked_past(
+        prometheus,
+        servers,
+        asked,
+        same=same_engines(client, servers),
+        now_s=now_s,
+        progress=progress,
+    )
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
     variations = _variations(prometheus, servers, past, told=told)
     percentiles = _percentiles(prometheus, servers, past, told=told)
@@ -184,16 +191,23 @@ def _nodes(
     return objects, nodes, {kind: view.total for kind, view in found.by_type.items() if view.total}
 
 
+def same_engines(client: KubeClient, servers: Sequence[Server]) -> Alike:
+    """Return which pod templates of *servers* are one engine, as far as ReplicaSets tell it."""
+    namespaces = sorted({one.deployment.namespace for one in servers})
+    return alike(one for namespace in namespaces for one in client.replica_sets(namespace))
+
+
 def asked_past(
     prometheus: Prometheus | None,
     servers: Sequence[Server],
     asked: Asked,
     *,
+    same: Alike,
     now_s: float,
     progress: Callable[[float], None],
 ) -> tuple[Measured, Past | None]:
-    """Return the past of *servers*, read at *now_s*, none without *prometheus*. Raise SpecError if
-    it does not answer at all.
+    """Return the past of *servers*, read at *now_s*, none without *prometheus*; *same* says which
+    pod templates are one engine. Raise SpecError if it does not answer at all.
     """
     if prometheus is None:
         line = "the load and the latencies of the past: no Prometheus was given (--prometheus)"
@@ -212,6 +226,7 @@ def asked_past(
         end_s=end_s,
         step_s=step_s,
         progress=progress,
+        alike=same.stems,
     )
     source = f"Prometheus, {date_text(end_s - period.last_s)} to {date_text(end_s)} by {step_s:g} s"
     if asked.speed != 1.0:
@@ -220,8 +235,17 @@ def asked_past(
     engines = {name: of.history.sped(asked.speed) for name, of in past.engines.items() if of.others}
     problems = [*past.problems, *_silent(servers, past, now_s=now_s), *_replaced(past)]
     past = replace(past, histories=histories)
+    batches = {
+        one.name: batch
+        for one in servers
+        if (batch := same.batches.get((one.deployment.namespace, past.engines[one.name].template)))
+    }
     return Measured(
-        histories=histories, engines=engines, source=source, problems=tuple(problems)
+        histories=histories,
+        engines=engines,
+        batches=batches,
+        source=source,
+        problems=tuple(problems),
     ), past
 
 
@@ -284,7 +308,7 @@ def _kv_tokens(
         of = past.engines[server]
         for labels, _ in of_server:
             pod = str(labels.get("pod", ""))
-            if of.others and pod and template_of(pod) != of.template:
+            if of.others and pod and of.of(pod) != of.template:
                 continue
             blocks, size = (labels.get(key, "") for key in ("num_gpu_blocks", "block_size"))
             if blocks.isdigit() and size.isdigit() and int(blocks) * int(size) > 0:

@@ -146,6 +146,7 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         asked_past,
         asked_servers,
         date_s,
+        same_engines,
         seconds,
     )
     from experiments.own_system.seen import seen_in_histories
@@ -170,7 +171,14 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         stack.callback(prometheus.close)
         now_s = wall_s()
         servers, _ = asked_servers(client, asked, now_s=now_s, told=told)
-        measured, _ = asked_past(prometheus, servers, asked, now_s=now_s, progress=_ignore)
+        measured, _ = asked_past(
+            prometheus,
+            servers,
+            asked,
+            same=same_engines(client, servers),
+            now_s=now_s,
+            progress=_ignore,
+        )
     print_notes([*(line for _, line in told), *measured.problems], quiet=options.quiet)
     took = {server.name: started_in_s(server, speed=asked.speed) for server in servers}
     return seen_in_histories(measured.latencies, start_up_s=took)

@@ -62,6 +62,11 @@ def template_of(pod: str) -> str:
     return pod[:-SUFFIX]
 
 
+def stem_of(replica_set: str) -> str:
+    """Return what the names of the pods of a ReplicaSet begin with."""
+    return f"{replica_set}-"[:GENERATED_MAX]
+
+
 def owns(workload: str, pod: str) -> bool:
     """Tell whether *pod* is named as Kubernetes names the pods of the Deployment *workload*:
     workload-templatehash-suffix, of which the part before the suffix is cut at 58 characters.

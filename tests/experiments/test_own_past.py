@@ -4,10 +4,11 @@ accelerator, pods that nobody scrapes, metrics that an engine does not have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
@@ -16,12 +17,15 @@ import pytest
 from experiments.own_system.cluster import facts_of, read_nodes
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Asked, Period, asked_past
+from experiments.own_system.templates import alike
 from experiments.own_system.writing import write_import
 from loop.backends.metrics.api import PrometheusSettings
 from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.history import History
 from tests.experiments.test_own_system import KNOWN, SHEETS
 from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, node, pod, server
+
+Json = dict[str, Any]
 
 HOURS = 8.0
 MOVED_S = 14_400.0
@@ -72,9 +76,14 @@ METRICS = (
 )
 
 
-def past_of(pods: Mapping[str, Told], *, present: tuple[str, ...] = ("aaaaa", "bbbbb")) -> Measured:
+def past_of(
+    pods: Mapping[str, Told],
+    *,
+    present: tuple[str, ...] = ("aaaaa", "bbbbb"),
+    sets: Sequence[Json] = (),
+) -> Measured:
     """Return the past of a Deployment of which Prometheus knew *pods*, and the cluster *present*
-    ones that are two days old.
+    ones that are two days old, and ReplicaSets.
     """
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -104,7 +113,9 @@ def past_of(pods: Mapping[str, Told], *, present: tuple[str, ...] = ("aaaaa", "b
     settings = PrometheusSettings(url="http://prometheus:9090")
     with closing(Prometheus(settings, wall_s=lambda: end_s, transport=transport)) as source:
         # Seconds of pods are those since EPOCH_S.
-        measured, _ = asked_past(source, [one], asked, now_s=EPOCH_S, progress=lambda _share: None)
+        measured, _ = asked_past(
+            source, [one], asked, same=alike(sets), now_s=EPOCH_S, progress=lambda _share: None
+        )
     return measured
 
 
@@ -143,6 +154,80 @@ def test_pods_of_one_template_that_come_and_go_are_one_engine() -> None:
     measured = past_of({f"{NEW}aaaaa": Told(), f"{NEW}bbbbb": Told(), f"{NEW}ended": half})
     assert measured.problems == ()
     assert measured.latencies["s1"] is measured.histories["s1"]
+
+
+def replica_set(stem: str, *, revision: int, batch: int = 64, **template: Json) -> Json:
+    """Return the ReplicaSet of pods whose names begin with *stem*."""
+    name = stem.removesuffix("-")
+    containers = [
+        {
+            "name": "vllm",
+            "image": "vllm/vllm-openai:v0.11.0",
+            "args": ["serve", "m", "--max-num-seqs", str(batch)],
+            "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        }
+    ]
+    metadata = {"labels": {"app": "dep1", "pod-template-hash": name.rpartition("-")[2]}}
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "infer",
+            "annotations": {"deployment.kubernetes.io/revision": str(revision)},
+            "ownerReferences": [{"kind": "Deployment", "name": "dep1", "controller": True}],
+        },
+        "spec": {
+            "template": {
+                "metadata": {**metadata, **template.get("metadata", {})},
+                "spec": {"containers": containers, **template.get("spec", {})},
+            }
+        },
+    }
+
+
+RESTARTED = {"annotations": {"kubectl.kubernetes.io/restartedAt": "2026-11-29T10:00:00Z"}}
+SETTINGS = {"volumes": [{"name": "settings", "configMap": {"name": "vllm"}}]}
+
+
+@pytest.mark.parametrize("batch", [64, 96])
+def test_a_restart_or_another_batch_leaves_the_latencies_of_before(batch: int) -> None:
+    """A rollout of minutes ago left a week out: by ReplicaSets it is known to be the same engine,
+    and its points may have the larger batch of the two.
+    """
+    last_s = HOURS * 3600.0 - 300.0
+    pods = {
+        **{f"{OLD}{name}": Told(end_s=last_s) for name in ("aaaaa", "bbbbb")},
+        **{f"{NEW}{name}": Told(begin_s=last_s) for name in ("aaaaa", "bbbbb")},
+    }
+    sets = [
+        replica_set(OLD, revision=9, batch=batch),
+        replica_set(NEW, revision=10, metadata=RESTARTED),
+    ]
+    without = past_of(pods)
+    assert any("which are left out" in line for line in without.problems)
+    measured = past_of(pods, sets=sets)
+    assert measured.problems == ()
+    assert measured.latencies["s1"] is measured.histories["s1"]
+    assert measured.batches == {"s1": batch}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"spec": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"}}}),
+        ({}, {"metadata": {"annotations": {"checksum/config": "b0"}}}),
+        # A restart reads the map anew, and nobody knows what it had.
+        ({"spec": SETTINGS}, {"spec": SETTINGS, "metadata": RESTARTED}),
+        # Templates that are equal in all: something else tells them apart.
+        ({}, {}),
+    ],
+)
+def test_what_may_be_another_engine_stays_apart(before: Json, after: Json) -> None:
+    """Other GPUs, or settings that stand elsewhere, make other latencies."""
+    slow, fast = Told(end_s=MOVED_S, itl_s=0.05), Told(begin_s=MOVED_S)
+    sets = [replica_set(OLD, revision=1, **before), replica_set(NEW, revision=2, **after)]
+    measured = past_of({f"{OLD}aaaaa": slow, f"{NEW}aaaaa": fast}, sets=sets)
+    assert itl_ms(measured.latencies["s1"]) == pytest.approx(10.0)
+    assert any("which are left out" in line for line in measured.problems)
 
 
 def test_latencies_of_pods_that_have_gone_are_told() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from experiments.config import RunConfig
 from experiments.world import build_cluster_spec
 from loop.backends.kube import labels as names
@@ -199,6 +201,7 @@ class OwnSystem:
     requests: dict[str, Any]
     kubeconfig: Path
     prometheus: str
+    http: httpx.Client
 
 
 @contextmanager
@@ -225,4 +228,5 @@ def own_system(folder: Path, *, hours: float) -> Iterator[OwnSystem]:
             requests=before.requests,
             kubeconfig=kubeconfig,
             prometheus=server.url,
+            http=twin.http,
         )

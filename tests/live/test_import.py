@@ -8,6 +8,8 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import pytest
 
 from experiments.columns import select
 from experiments.config import RunConfig
+from experiments.own_system.templates import alike
 from experiments.rates_file import read_rates
 from experiments.run import run
 from experiments.scores.verdicts import bounded_latencies_ms
 from inferno.cli.main import main
+from loop.backends.kube.client import KubeClient, connect
+from loop.clocks import MonotonicClock
 from tests.live.own_system import (
     DAY_S,
     END_S,
@@ -31,6 +36,8 @@ from tests.live.own_system import (
     OwnSystem,
     own_system,
 )
+from tests.live.served import eventually
+from tests.own_history import NAMESPACE
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +45,11 @@ HELD_OUT_H = 6.0
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module", params=[26.0, pytest.param(120.0, marks=pytest.mark.fuzz)])
+@pytest.fixture(scope="module", params=[26.0, pytest.param(174.0, marks=pytest.mark.fuzz)])
 def system(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[OwnSystem]:
-    """Return a cluster with a past of a day, or of five with `make fuzz`."""
+    """Return a cluster with a past of a day, or of a week with `make fuzz`."""
     with own_system(tmp_path_factory.mktemp("own"), hours=request.param) as served:
         yield served
 
@@ -189,13 +196,13 @@ def test_what_the_cluster_tells_is_in_the_files(imported: Path) -> None:
 
 def test_what_was_not_found_out_is_said_and_written(system: OwnSystem, capsys: Capture) -> None:
     """A past that is longer than what Prometheus has: the hole is named, with its begin."""
-    folder = imports(system, "gap", "--last", "7d", "--until", date(0), "--latency", "data-sheet")
+    folder = imports(system, "gap", "--last", "14d", "--until", date(0), "--latency", "data-sheet")
     said = capsys.readouterr().out
     assert "stands in for: nothing was to be fitted (--latency data-sheet)" in said
     begin = date(system.hours)[:10]
     assert "## What could not be found out" in said
     line = next(line for line in said.splitlines() if ": its load from" in line)
-    assert f"for {168 * 60 - system.hours * 60:g} min" in line
+    assert f"for {60 * (14 * 24 - system.hours):g} min" in line
     assert line in (folder / "import.md").read_text()
     assert begin > line.split("from ")[1][:10]
     told = read(folder, "import.json")["unknown"]
@@ -203,7 +210,7 @@ def test_what_was_not_found_out_is_said_and_written(system: OwnSystem, capsys: C
     assert {"of": of, "what": what} in told
     assert of == "chat, code"
     rates = read_rates(folder / "load.csv")
-    assert rates["chat"].end_s == 7 * DAY_S
+    assert rates["chat"].end_s == 14 * DAY_S
     assert rates["chat"].rates_rpm[0] > 0.0, "the mean beside the hole"
 
 
@@ -223,6 +230,30 @@ def test_the_drift_against_prometheus_is_named(
     (other / "model-data.json").write_text(json.dumps(models))
     assert main([*asked, str(other)]) == 0
     assert capsys.readouterr().out.count("alpha moved") == len(PARMS)
+
+
+def test_the_templates_of_a_restart_are_one_engine(system: OwnSystem) -> None:
+    """As ReplicaSets of the cluster tell it; those of another image are two."""
+
+    def told(client: KubeClient, stems: int, newest: int) -> bool:
+        of_all = alike(client.replica_sets(NAMESPACE)).stems[NAMESPACE]
+        found = [of for stem, of in of_all.items() if stem.startswith("code-vllm-")]
+        return (len(found), len(set(found))) == (stems, newest)
+
+    clock = MonotonicClock()
+    with closing(KubeClient(partial(connect, str(system.kubeconfig)), clock=clock)) as client:
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/code-vllm"
+        restarted = {"kubectl.kubernetes.io/restartedAt": "2026-11-29T10:00:00Z"}
+        image = {"containers": [{"name": "vllm", "image": "vllm/vllm-openai:v0.12.0"}]}
+        changes = [{"metadata": {"annotations": restarted}}, {"spec": image}]
+        for change, stems, newest in zip(changes, (2, 3), (1, 2), strict=True):
+            answer = system.http.patch(
+                path,
+                json={"spec": {"template": change}},
+                headers={"Content-Type": "application/strategic-merge-patch+json"},
+            )
+            assert answer.status_code == 200, answer.text
+            eventually(partial(told, client, stems, newest), f"{stems} templates")
 
 
 def test_without_prometheus_the_cluster_alone_makes_a_data_directory(

@@ -195,6 +195,12 @@ class KubeClient:
         """
         return self._list("deployments", namespace)
 
+    def replica_sets(self, namespace: str = "") -> list[Json]:
+        """Return the ReplicaSets of *namespace*, of all of them when it is empty: one call. An
+        empty list where they may not be listed.
+        """
+        return self._list_if_allowed("replicasets", namespace)
+
     def version(self) -> str:
         """Return the version of the API server."""
         answer = self._json("get version", lambda api: official.VersionApi(api).get_code)

@@ -35,6 +35,9 @@ KINDS = {
     "deployments": Kind(
         "AppsV1Api", "list_namespaced_deployment", "list_deployment_for_all_namespaces"
     ),
+    "replicasets": Kind(
+        "AppsV1Api", "list_namespaced_replica_set", "list_replica_set_for_all_namespaces"
+    ),
     "pods": Kind("CoreV1Api", "list_namespaced_pod", "list_pod_for_all_namespaces"),
     "nodes": Kind("CoreV1Api", "", "list_node"),
     "horizontalpodautoscalers": Kind(

@@ -21,21 +21,29 @@ PIECE_STEPS_MIN = 15
 # while is known again.
 OVERLAP_STEPS = 10
 FAILURES_MAX = 6  # in a row, after which nothing more is asked for
+NOBODY: Mapping[str, Mapping[str, str]] = {}
 
 
 @dataclass(slots=True, kw_only=True)
 class OfTemplate:
     """What the pods of one template had, of a server. Others ran another engine, maybe on another
     accelerator: their latencies say nothing of this one. wanted is the template of the pods that
-    there are now, "" if there are none, and others are those that were met besides.
+    there are now, "" if there are none, and others are those that were met besides. alike says
+    which templates are the same engine as another one, and count as that.
 
     Only one is kept: of a week with a hundred rollouts a hundred would be too large.
     """
 
     wanted: str
     history: History
+    alike: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     others: set[str] = field(default_factory=set)
+
+    def of(self, pod: str) -> str:
+        """Return the template of *pod*, or the one that it is alike."""
+        template = template_of(pod)
+        return self.alike.get(template, template)
 
     def add(self, tracks: Mapping[str, Sequence[Track]], *, first_s: float) -> None:
         """Take in the tracks of all pods by name, of which what came after *first_s* is new."""
@@ -44,9 +52,8 @@ class OfTemplate:
             times_s = [t_s for track in of_pod for t_s in (track.times_s[0], track.times_s[-1])]
             if not times_s or max(times_s) <= first_s:
                 continue
-            begin_s, end_s = spans.get(template_of(pod), (min(times_s), max(times_s)))
-            span = (min(begin_s, *times_s), max(end_s, *times_s))
-            spans[template_of(pod)] = span
+            begin_s, end_s = spans.get(self.of(pod), (min(times_s), max(times_s)))
+            spans[self.of(pod)] = (min(begin_s, *times_s), max(end_s, *times_s))
         if not spans:
             return
         # Of two that both told to the end the one that began later is the new one.
@@ -59,7 +66,7 @@ class OfTemplate:
             self.template = latest
         self.others |= spans.keys() - {self.template}
         for pod, of_pod in tracks.items():
-            if template_of(pod) == self.template:
+            if self.of(pod) == self.template:
                 self.history.add(of_pod, first_s=first_s)
 
 
@@ -87,10 +94,12 @@ def read_past(
     end_s: float,
     step_s: float,
     progress: Callable[[float], None],
+    alike: Mapping[str, Mapping[str, str]] = NOBODY,
 ) -> Past:
     """Return the past of *servers* from *start_s* to *end_s* [Unix time] by steps of *step_s*.
 
     A piece that is too much for one answer is halved; *progress* is told the share that is done.
+    *alike* says by namespace which pod templates are one engine.
     """
     steps = int((end_s - start_s) / step_s + 1e-6)
     assert steps >= 1, f"expected at least one step, got {start_s} to {end_s} by {step_s}"
@@ -99,9 +108,7 @@ def read_past(
         return empty_history(start_s=start_s, step_s=step_s, steps=steps)
 
     found = {
-        one.name: _OfServer(
-            whole=nothing(), engine=OfTemplate(wanted=_wanted(one), history=nothing())
-        )
+        one.name: _OfServer(whole=nothing(), engine=_of_template(one, alike, history=nothing()))
         for one in servers
     }
     known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
@@ -169,9 +176,13 @@ class _OfServer:
         self.engine.add(tracks, first_s=first_s)
 
 
-def _wanted(server: ScrapedServer) -> str:
+def _of_template(
+    server: ScrapedServer, alike: Mapping[str, Mapping[str, str]], *, history: History
+) -> OfTemplate:
     newest = max(server.pods, key=lambda pod: pod.created_s, default=None)
-    return template_of(newest.name) if newest else ""
+    wanted = template_of(newest.name) if newest else ""
+    own = alike.get(server.namespace, {})
+    return OfTemplate(wanted=own.get(wanted, wanted), history=history, alike=own)
 
 
 def _span(begin_s: float, end_s: float) -> str:

@@ -1,0 +1,124 @@
+"""Which pod templates of a Deployment ran the same engine, by its ReplicaSets: after a restart, or
+another batch size, the latencies of before are those of now. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loop.backends.kube import labels as names
+from loop.backends.kube.arguments import batch_of, changed, gpu_limits, with_changes
+from loop.signals.pods import stem_of
+
+Json = Mapping[str, Any]
+
+# What of a pod template says where and as what its engine runs. Probes, sidecars and times of grace
+# are nothing that an engine sees.
+_OF_POD = ("nodeSelector", "affinity", "runtimeClassName", "resourceClaims", "volumes")
+_OF_ENGINE = ("name", "image", "command", "args", "env", "envFrom", "resources", "volumeMounts")
+_OF_NOBODY = frozenset(
+    {"kubectl.kubernetes.io/restartedAt", "pod-template-hash", names.MAX_BATCH, names.STATUS}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alike:
+    """What the names of pods begin with, and what those of the newest template of the same engine
+    do, by namespace; and by the latter the largest batch size that any of them had.
+    """
+
+    stems: Mapping[str, Mapping[str, str]]
+    batches: Mapping[tuple[str, str], int]
+
+
+def alike(replica_sets: Iterable[Json]) -> Alike:
+    """Return which of *replica_sets* made pods of the same engine."""
+    found: dict[tuple[str, str, str], list[Json]] = defaultdict(list)
+    for one in replica_sets:
+        meta = one["metadata"]
+        controllers = [ref for ref in meta.get("ownerReferences") or () if ref.get("controller")]
+        for owner in controllers[:1]:
+            found[str(meta.get("namespace") or ""), str(owner.get("name")), _engine(one)].append(
+                one
+            )
+    stems: dict[str, dict[str, str]] = defaultdict(dict)
+    batches: dict[tuple[str, str], int] = {}
+    for (namespace, _, _), sets in found.items():
+        # Kubernetes makes one ReplicaSet of a template: what tells two apart is elsewhere then.
+        wholes = {_text(_without_marks(one, but=("pod-template-hash",))) for one in sets}
+        if len(wholes) < len(sets):
+            continue
+        newest = stem_of(max(sets, key=_begun)["metadata"]["name"])
+        for one in sets:
+            stems[namespace][stem_of(one["metadata"]["name"])] = newest
+        told = [batch_of(_engines(one)) for one in sets]
+        batches[namespace, newest] = max((batch for _, batch in filter(None, told)), default=0)
+    return Alike(stems=stems, batches=batches)
+
+
+def _begun(replica_set: Json) -> tuple[int, str]:
+    meta = replica_set["metadata"]
+    revision = (meta.get("annotations") or {}).get("deployment.kubernetes.io/revision", "")
+    number = int(revision) if str(revision).isdecimal() else 0
+    return number, str(meta.get("creationTimestamp") or "")
+
+
+def _engine(replica_set: Json) -> str:
+    """Return what an engine of the template of *replica_set* is, but for its batch size."""
+    template, spec = _template(replica_set), _spec(replica_set)
+    engines = _engines(replica_set)
+    if told := batch_of(engines):
+        try:
+            patch = changed(engines, told[0], 1, container="")
+        except ValueError:  # a variable that others set, say
+            patch = {}
+        engines = [
+            with_changes(one, patch) if patch and one.get("name") == patch.get("name") else one
+            for one in engines
+        ]
+    text = _text(
+        {
+            "metadata": _without_marks(replica_set, but=_OF_NOBODY)["metadata"],
+            "pod": {key: spec[key] for key in _OF_POD if key in spec},
+            "engines": [{key: one[key] for key in _OF_ENGINE if key in one} for one in engines],
+        }
+    )
+    # With a restart such an engine may have read other settings.
+    if "configMap" in _text(template):
+        text += str(replica_set["metadata"]["name"])
+    return text
+
+
+def _engines(replica_set: Json) -> list[Json]:
+    """Return the containers that ask for GPUs, all if none does."""
+    containers = list(_spec(replica_set).get("containers") or ())
+    return [one for one in containers if gpu_limits([one])] or containers
+
+
+def _without_marks(replica_set: Json, *, but: Iterable[str]) -> dict[str, Any]:
+    """Return the template of *replica_set* without those labels and annotations."""
+    template = _template(replica_set)
+    meta = template.get("metadata") or {}
+    kept = {
+        kind: {key: value for key, value in (meta.get(kind) or {}).items() if key not in but}
+        for kind in ("labels", "annotations")
+    }
+    return {"metadata": kept, "spec": _spec(replica_set)}
+
+
+def _template(replica_set: Json) -> Json:
+    template: Json = (replica_set.get("spec") or {}).get("template") or {}
+    return template
+
+
+def _spec(replica_set: Json) -> Json:
+    spec: Json = _template(replica_set).get("spec") or {}
+    return spec
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
