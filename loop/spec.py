@@ -133,15 +133,16 @@ class ServiceClass:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None if
-    it was not given.
+    it was not given. Latencies are told on, and decide nothing: two that differ in these only are
+    equal.
     """
 
     accelerator: str = ""
     replicas: int = 0
     max_batch: int = 0
     cost_cents_per_h: float | None = None
-    itl_ms: float = 0.0
-    ttft_ms: float = 0.0
+    itl_ms: float = field(default=0.0, compare=False)
+    ttft_ms: float = field(default=0.0, compare=False)
     load: Load | None = None
 
 

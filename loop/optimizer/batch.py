@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
+from loop.optimizer.means import means_at
 from loop.optimizer.model import Bools, Floats, Ints
-from loop.optimizer.model.queueing import ReplicaColumns, analyze, make_model
-from loop.optimizer.model.rates import blocks, tail_blocks
+from loop.optimizer.model.queueing import ReplicaColumns
+from loop.optimizer.model.rates import tail_blocks
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.within import latencies_at, make_goals, shares_within
@@ -77,10 +78,8 @@ def tune(
     means = table.means(rows[idle])
     itl[idle], ttft[idle], rho[idle] = means.itl, means.ttft, means.rho
     columns = replace(columns, max_batch=batch)
-    for part in blocks(batch[loaded]):
-        some = loaded[part]
-        found = analyze(make_model(columns.take(some)), each[some])
-        itl[some], ttft[some], rho[some] = found.itl, found.ttft, found.rho
+    found = means_at(columns.take(loaded), each[loaded], cache)
+    itl[loaded], ttft[loaded], rho[loaded] = found.itl, found.ttft, found.rho
     itl_tail[loaded], ttft_tail[loaded] = _at_percentile(
         columns.take(loaded),
         each[loaded],

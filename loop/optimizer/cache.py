@@ -17,7 +17,7 @@ from loop.replacing import replace
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog
     from loop.optimizer.model import Floats
-    from loop.optimizer.solution import Solution
+    from loop.optimizer.solution import Assignment, Solution
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import Answer, CandidateTable, Problem
     from loop.spec import Perf, ServerData, ServiceClass, SystemData
@@ -58,7 +58,7 @@ class Known(Generic[Value]):
 
 class SizingCache:
     """What was found before: highest rates and smallest batches, which do not depend on the rate
-    that is asked for; latencies at a percentile, which do; and whole solutions.
+    that is asked for; latencies, means and at a percentile, which do; and whole solutions.
 
     near: highest rates of replicas that were alike, as shares of a rough one: where to look first.
     """
@@ -68,9 +68,12 @@ class SizingCache:
         self.near: Known[float] = Known(limit)
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
+        self.means: Known[tuple[float, float, float]] = Known(min(limit, FIGURES_MAX))
         self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None
         self._tables: list[_Sized] = []
+        self._assigned_by: tuple[Catalog, object, Classes] | None = None
+        self._assigned: dict[str, _Assigned] = {}
 
     def __len__(self) -> int:
         return len(self.limits)
@@ -96,11 +99,30 @@ class SizingCache:
         that stay now.
         """
         for one in reversed(self._tables):
-            if one.catalog is catalog and one.settings == settings and one.classes == classes:
+            if one.is_by(catalog, settings, classes):
                 table = one.staying(servers)
                 if table is not None:
                     return table
         return None
+
+    def nearly(
+        self, catalog: Catalog, settings: object, servers: Sequence[ServerData], classes: Classes
+    ) -> tuple[CandidateTable, list[int]] | None:
+        """Return a table of which no more than half of *servers* differ, and which those are."""
+        found = [
+            (one.table, one.changed(servers))
+            for one in self._tables
+            if one.is_by(catalog, settings, classes) and len(one.servers) == len(servers)
+        ]
+        table, changed = min(found, key=lambda one: len(one[1]), default=(None, []))
+        return None if table is None or 2 * len(changed) > len(servers) else (table, changed)
+
+    def assigned(self, data: SystemData, settings: object) -> Assigned:
+        """Return what servers of *data* were assigned last."""
+        catalog, by = self.catalog(data), self._assigned_by
+        if by is None or not (by[0] is catalog and by[1:] == (settings, data.classes)):
+            self._assigned_by, self._assigned = (catalog, settings, dict(data.classes)), {}
+        return Assigned(data.servers, self._assigned)
 
     def keep_table(
         self,
@@ -127,6 +149,35 @@ class SizingCache:
         )
         self._inputs.append(_Input(copy, settings, solved))
         del self._inputs[:-SOLUTIONS_MAX]
+
+
+class _Assigned(NamedTuple):
+    """What a server was assigned, with so many replicas of an accelerator."""
+
+    server: ServerData
+    accelerator: int
+    replicas: int
+    found: Assignment
+
+
+class Assigned:
+    """What *servers* were assigned, by name: it depends on the server, and on what was chosen for
+    it, and on no other server.
+    """
+
+    def __init__(self, servers: Mapping[str, ServerData], found: dict[str, _Assigned]) -> None:
+        self._servers, self._found = servers, found
+
+    def get(self, name: str, accelerator: int, replicas: int) -> Assignment | None:
+        """Return what *name* was assigned if it is as it was and the same is chosen for it."""
+        one = self._found.get(name)
+        if one is None or one.accelerator != accelerator or one.replicas != replicas:
+            return None
+        return one.found if one.server == self._servers[name] else None
+
+    def put(self, name: str, accelerator: int, replicas: int, found: Assignment) -> None:
+        """Remember what *name* is assigned."""
+        self._found[name] = _Assigned(self._servers[name], accelerator, replicas, found)
 
 
 class Chosen(NamedTuple):
@@ -173,6 +224,15 @@ class _Sized:
     servers: tuple[ServerData, ...]
     classes: Classes
     table: CandidateTable
+
+    def is_by(self, catalog: Catalog, settings: object, classes: Classes) -> bool:
+        """Tell whether it was sized by these."""
+        return self.catalog is catalog and self.settings == settings and self.classes == classes
+
+    def changed(self, servers: Sequence[ServerData]) -> list[int]:
+        """Return the places at which *servers*, as many, are others."""
+        pairs = enumerate(zip(servers, self.servers, strict=True))
+        return [place for place, (one, other) in pairs if one is not other and one != other]
 
     def staying(self, servers: Sequence[ServerData]) -> CandidateTable | None:
         """Return the table of *servers* if they are the same, but that some are to stay on the

@@ -34,7 +34,7 @@ from twin.frozen import made_quickly
 from twin.spec import Pool
 
 if TYPE_CHECKING:
-    from loop.optimizer.cache import SizingCache
+    from loop.optimizer.cache import Assigned, SizingCache
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import CandidateTable
@@ -47,10 +47,14 @@ def explain(
     answer: Answer,
     settings: OptimizerSettings,
     cache: SizingCache,
+    *,
+    known: Assigned,
 ) -> tuple[dict[str, Assignment], dict[str, Why]]:
-    """Return the choices as assignments, and why the other servers have none."""
+    """Return the choices as assignments, and why the other servers have none; *known* is what they
+    were assigned before.
+    """
     choices, dropped = _kept(table, problem, answer.choices, settings)
-    assignments = _assign(table, problem, choices, settings, cache)
+    assignments = _assign(table, problem, choices, settings, cache, known=known)
     left = _left(problem, choices.values())
     return assignments, _unserved(
         table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
@@ -63,6 +67,8 @@ def explain_several(
     answer: SeveralAnswer,
     settings: OptimizerSettings,
     cache: SizingCache,
+    *,
+    known: Assigned,
 ) -> tuple[dict[str, Assignment], dict[str, Why]]:
     """Return the parts as assignments, and why the other servers have none."""
     idle = {
@@ -71,7 +77,7 @@ def explain_several(
         if rows and i not in answer.parts and table.accelerator[rows[0]] < 0
     }
     choices, dropped = _kept(table, problem, idle, settings)
-    assignments = _assign(table, problem, choices, settings, cache)
+    assignments = _assign(table, problem, choices, settings, cache, known=known)
     taken = [choice for parts in answer.parts.values() for choice in parts]
     for i, parts in answer.parts.items():
         found = [binding(table, part.row) for part in parts]
@@ -103,6 +109,31 @@ def _kept(
 
 
 def _assign(
+    table: CandidateTable,
+    problem: Problem,
+    choices: Mapping[int, Choice],
+    settings: OptimizerSettings,
+    cache: SizingCache,
+    *,
+    known: Assigned,
+) -> dict[str, Assignment]:
+    if not settings.figures:
+        return _found(table, problem, choices, settings, cache)
+    made: dict[str, Assignment | None] = {}
+    new = {}
+    for i in sorted(choices):
+        choice, name = choices[i], table.servers[i]
+        made[name] = known.get(name, int(table.accelerator[choice.row]), choice.replicas)
+        if made[name] is None:
+            new[i] = choice
+    found = _found(table, problem, new, settings, cache)
+    for i, choice in new.items():
+        name = table.servers[i]
+        known.put(name, int(table.accelerator[choice.row]), choice.replicas, found[name])
+    return {name: one or found[name] for name, one in made.items()}
+
+
+def _found(
     table: CandidateTable,
     problem: Problem,
     choices: Mapping[int, Choice],

@@ -80,10 +80,13 @@ def _explained(
     """Return what is *chosen* as the solution."""
     settings = settings.rules.in_force(settings)
     table, problem, answer = chosen
+    known = cache.assigned(data, replace(settings, figures=True))
     if isinstance(answer, SeveralAnswer):
-        allocations, unserved = explain_several(table, problem, answer, settings, cache)
+        allocations, unserved = explain_several(
+            table, problem, answer, settings, cache, known=known
+        )
     else:
-        allocations, unserved = explain(table, problem, answer, settings, cache)
+        allocations, unserved = explain(table, problem, answer, settings, cache, known=known)
     order = [name for name in data.servers if name in allocations]
     return Solution(
         allocations={name: allocations[name] for name in order},

@@ -14,11 +14,11 @@ import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.catalog import Pairs, make_pairs
+from loop.optimizer.means import means_at
 from loop.optimizer.model import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
     ReplicaColumns,
-    analyze,
     host_as_reading,
     longer,
     make_model,
@@ -42,13 +42,16 @@ from loop.optimizer.table import (
     Means,
     Sized,
     capacity_of,
+    joined,
     make_table,
+    spliced,
 )
 from loop.replacing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loop.optimizer.catalog import Catalog
     from loop.optimizer.rules import OptimizerSettings
     from loop.spec import ServerData, SystemData
 
@@ -81,6 +84,43 @@ def size_all(
     known = cache.table(catalog, settings, servers, data.classes)
     if known is not None:
         return replace(known, capacity=capacity_of(data, catalog))
+    table = _spliced(data, catalog, settings, servers, cache)
+    if table is None:
+        table = _sized(data, catalog, settings, servers, cache)
+    table = replace(table, capacity=capacity_of(data, catalog))
+    cache.keep_table(catalog, settings, servers, data.classes, table)
+    return table
+
+
+def _spliced(
+    data: SystemData,
+    catalog: Catalog,
+    settings: OptimizerSettings,
+    servers: Sequence[ServerData],
+    cache: SizingCache,
+) -> CandidateTable | None:
+    """Return the last table with those of *servers* sized that have changed, if these are few:
+    nothing that is found of a row depends on those beside it.
+    """
+    known = cache.nearly(catalog, settings, servers, data.classes)
+    if known is None:
+        return None
+    table, places = known
+    part = _sized(data, catalog, settings, [servers[place] for place in places], cache)
+    assert isinstance(table.means, _Means), "tables are remembered as they are made"
+    assert isinstance(part.means, _Means), "it was made here"
+    made, order = spliced(table, part, places)
+    return replace(made, means=table.means.joined(part.means, order, columns=made.columns))
+
+
+def _sized(
+    data: SystemData,
+    catalog: Catalog,
+    settings: OptimizerSettings,
+    servers: Sequence[ServerData],
+    cache: SizingCache,
+) -> CandidateTable:
+    """Return the candidates of *servers*, without looking whether they are known."""
     pairs = make_pairs(data, catalog, settings.rules, servers=servers)
     work = _start(pairs, settings)
     _size_idle(work, settings)
@@ -98,6 +138,7 @@ def size_all(
             loaded=~work.idle & (work.verdict == GOOD),
             columns=columns,
             rate=work.need / np.maximum(work.replicas, 1),
+            cache=cache,
         ),
         rate_max=work.rate_max,
         limit=work.limit,
@@ -109,9 +150,7 @@ def size_all(
         need=work.need,
     )
     table = make_table(data, catalog, pairs, sized, servers=servers)
-    table = replace(table, score=_score(table, settings))
-    cache.keep_table(catalog, settings, servers, data.classes, table)
-    return table
+    return replace(table, score=_score(table, settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,17 +316,25 @@ class _Means:
     loaded: Bools
     columns: ReplicaColumns
     rate: Floats
+    cache: SizingCache
 
     def __call__(self, rows: Rows) -> Means:
         """Return those of the given rows; 0 of those that cannot be taken."""
         means, here = self.idle(rows), np.flatnonzero(self.loaded[rows])
-        for part in blocks(self.columns.max_batch[rows[here]]):
-            places = here[part]
-            some = rows[places]
-            found = analyze(make_model(self.columns.take(some)), self.rate[some])
-            means.itl[places], means.ttft[places] = found.itl, found.ttft
-            means.rho[places] = found.rho
+        some = rows[here]
+        found = means_at(self.columns.take(some), self.rate[some], self.cache)
+        means.itl[here], means.ttft[here], means.rho[here] = found.itl, found.ttft, found.rho
         return means
+
+    def joined(self, part: _Means, order: Rows, *, columns: ReplicaColumns) -> _Means:
+        """Return the rows *order* of it and, behind them, *part*; these have *columns*."""
+        return _Means(
+            idle=joined(self.idle, part.idle, order),
+            loaded=np.concatenate([self.loaded, part.loaded])[order],
+            columns=columns,
+            rate=np.concatenate([self.rate, part.rate])[order],
+            cache=self.cache,
+        )
 
 
 def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class Means:
         """Return those of the given rows."""
         return Means(self.itl[rows], self.ttft[rows], self.rho[rows])
 
+
+Columns = TypeVar("Columns", ReplicaColumns, ServerColumns, "Means")
 
 # Returns what the estimate expects of the given rows at the load that a replica then gets.
 FindMeans = Callable[[Rows], Means]
@@ -265,6 +267,50 @@ def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | 
         asked=table.asked.take(rows),
         means=lambda some: means(rows[some]),
         **{name: getattr(table, name)[rows] for name in _BY_ROW},
+    )
+
+
+def spliced(
+    table: CandidateTable, part: CandidateTable, places: Sequence[int]
+) -> tuple[CandidateTable, Rows]:
+    """Return *table* with the servers at *places* in the place of which *part* has others, and
+    where its rows come from: those of *table*, and behind them those of *part*. The means are left
+    to the caller.
+    """
+    names, priority = list(table.servers), table.priority.copy()
+    priority[np.asarray(places, dtype=np.intp)] = part.priority
+    spans = list(zip(table.start[:-1].tolist(), table.start[1:].tolist(), strict=True))
+    behind = len(table.server)
+    for k, place in enumerate(places):
+        names[place] = part.servers[k]
+        spans[place] = behind + int(part.start[k]), behind + int(part.start[k + 1])
+    order = np.concatenate([np.arange(begin, end) for begin, end in spans])
+    counts = np.array([end - begin for begin, end in spans], dtype=np.int64)
+    gone = {table.servers[place] for place in places}
+    problem = {name: why for name, why in table.problem.items() if name not in gone}
+    made = replace(
+        table,
+        servers=tuple(names),
+        priority=priority,
+        problem=problem | part.problem,
+        columns=joined(table.columns, part.columns, order),
+        asked=joined(table.asked, part.asked, order),
+        **{
+            name: np.concatenate([getattr(table, name), getattr(part, name)])[order]
+            for name in _BY_ROW
+        },
+    )
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return replace(made, server=np.repeat(np.arange(len(names)), counts), start=start), order
+
+
+def joined(columns: Columns, part: Columns, order: Rows) -> Columns:
+    """Return the rows *order* of *columns* and, behind them, *part*."""
+    return type(columns)(
+        *(
+            np.concatenate([getattr(columns, name), getattr(part, name)])[order]
+            for name in type(columns).__slots__
+        )
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.means import means_at
 from loop.optimizer.model.queueing import analyze, make_model
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
@@ -23,9 +24,15 @@ from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD, CandidateTable, Means
-from loop.spec import Allocation, SystemData
+from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
-from tests.loop.small_systems import LATENCIES, LOADS, server, small_system
+from tests.loop.small_systems import (
+    LATENCIES,
+    LOADS,
+    server,
+    several_servers,
+    small_system,
+)
 
 PLAIN = OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.0)
 COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
@@ -35,9 +42,8 @@ def table(
     data: SystemData, settings: OptimizerSettings = PLAIN, cache: SizingCache | None = None
 ) -> CandidateTable:
     """Return the candidates of all servers of *data*."""
-    return size_all(
-        data, settings, servers=list(data.servers.values()), cache=cache or SizingCache()
-    )
+    cache = SizingCache() if cache is None else cache
+    return size_all(data, settings, servers=list(data.servers.values()), cache=cache)
 
 
 def row(found: CandidateTable, accelerator: str = "H100") -> int:
@@ -371,3 +377,46 @@ def test_loads_are_taken_from_the_current_allocation() -> None:
         ),
     )
     assert table(small_system(busy)).replicas[0] > table(small_system(quiet)).replicas[0]
+
+
+@given(data=st.data())
+def test_a_table_of_which_few_have_changed_is_as_one_made_anew(data: st.DataObject) -> None:
+    """Servers that go idle or are to stay have other rows, and of nobody a digit may change."""
+    servers = data.draw(several_servers(most=6))
+    cache = SizingCache()
+    table(small_system(*servers), cache=cache)
+    place = data.draw(st.integers(0, len(servers) - 1))
+    (other,) = data.draw(several_servers(most=1))
+    keep, queue = data.draw(st.booleans()), data.draw(st.sampled_from([0, 20]))
+    servers[place] = replace(
+        other, name=servers[place].name, keep_accelerator=keep, max_queue=queue
+    )
+    found, anew = table(small_system(*servers), cache=cache), table(small_system(*servers))
+    rows = np.flatnonzero(anew.verdict == GOOD)
+    for one in (found, anew):
+        assert one.servers == tuple(server.name for server in servers)
+    for name in ("server", "accelerator", "replicas", "score", "rate_max", "binding", "start"):
+        assert np.array_equal(getattr(found, name), getattr(anew, name)), name
+    seen, meant = found.means(rows), anew.means(rows)
+    for name in ("itl", "ttft", "rho"):
+        assert np.array_equal(getattr(seen, name), getattr(meant, name)), name
+
+
+@given(servers=several_servers(most=5), queues=st.lists(st.sampled_from([0, 3, 50]), min_size=5))
+def test_means_of_a_replica_do_not_depend_on_those_beside_it(
+    servers: list[ServerData], queues: list[int]
+) -> None:
+    """A cycle looks at a few of them, and must find what one that looks at all of them does."""
+    busy = [
+        replace(one, max_queue=queue, max_batch=7 + queue)
+        for one, queue in zip(servers, queues, strict=False)
+    ]
+    found = table(small_system(*busy))
+    rows = np.flatnonzero((found.verdict == GOOD) & (found.need > 0.0))
+    columns, rate = found.columns.take(rows), found.need[rows] / found.replicas[rows]
+    together = means_at(columns, rate, SizingCache())
+    for k in range(len(rows)):
+        alone = means_at(columns.take(np.array([k])), rate[[k]], SizingCache())
+        assert alone.itl[0] == together.itl[k]
+        assert alone.ttft[0] == together.ttft[k]
+        assert alone.rho[0] == together.rho[k]

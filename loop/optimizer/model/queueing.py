@@ -488,7 +488,6 @@ class Chain:
     """
 
     states: Floats
-    powers: Floats
     log_services: Floats
     service_full: Floats
     max_batch: Ints
@@ -499,7 +498,6 @@ class Chain:
         """Return the given rows."""
         return Chain(
             self.states,
-            self.powers,
             self.log_services[rows],
             self.service_full[rows],
             self.max_batch[rows],
@@ -536,8 +534,7 @@ def make_chain(service_times: Floats, *, max_batch: Ints, max_queue: Floats) -> 
     # rows of different batches can be worked on in one matrix.
     log_services[states[None, :] > max_batch[:, None]] = np.inf
     full = rates[np.arange(rows), max_batch - 1]
-    powers = np.stack([np.ones_like(states), states], axis=1)
-    return Chain(states, powers, log_services, full, max_batch, max_queue, _kind(max_queue))
+    return Chain(states, log_services, full, max_batch, max_queue, _kind(max_queue))
 
 
 def _kind(max_queue: Floats) -> QueueKind:
@@ -563,7 +560,7 @@ def occupancy(chain: Chain, rate: Floats) -> Occupancy:
     # is less than one part in 1e300 of the sums.
     weights -= weights.max(axis=1)[:, None]
     np.exp(weights, out=weights)
-    sums = weights @ chain.powers
+    sums = _moments(chain, weights)
     last = weights[np.arange(len(rate)), chain.max_batch]
     if chain.kind == "unbounded":
         return _unbounded(chain, rate, sums, last=last, first=weights[:, 0])
@@ -572,6 +569,14 @@ def occupancy(chain: Chain, rate: Floats) -> Occupancy:
     return Occupancy(
         sums[:, 1] / total, np.zeros_like(total), rate * (1.0 - loss), loss, weights[:, 0] / total
     )
+
+
+def _moments(chain: Chain, weights: Floats) -> Floats:
+    """Return the sums of weight and n·weight over the states of each row."""
+    # One after the other: the last digit of a product of matrices, or of a sum in pairs, depends on
+    # how many rows and states there are besides, and nothing could be remembered row by row.
+    counts = np.cumsum(weights, axis=1)[:, -1]
+    return np.stack([counts, np.cumsum(weights * chain.states, axis=1)[:, -1]], axis=1)
 
 
 def _unbounded(
@@ -616,7 +621,7 @@ def _with_queue(chain: Chain, rate: Floats, weights: Floats) -> Occupancy:
     top = np.maximum(weights.max(axis=1), last)
     weights -= top[:, None]
     np.exp(weights, out=weights)
-    sums = weights @ chain.powers
+    sums = _moments(chain, weights)
     tail, tail_waiting, blocked = geometric_tail(-np.abs(log_ratio), queue, rising=rising)
     anchor = np.exp(last - top)
     tail, tail_waiting, blocked = anchor * tail, anchor * tail_waiting, anchor * blocked
