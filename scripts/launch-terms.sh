@@ -12,8 +12,8 @@ stop    ends them, as Ctrl-C in each would
 status  tells which of them run
 
 Environment: what setparms.sh sets; INFERNO_DATA_PATH (sample-data/large), INFERNO_COMMAND (inferno of .venv, else of the
-path), INFERNO_COLLECTOR_ARGUMENTS (such as "--metrics labels"), INFERNO_RUN_DIR (out/run: logs), INFERNO_SESSION
-(inferno: the name of the tmux server).
+path), INFERNO_COLLECTOR_ARGUMENTS (such as "--metrics labels"), INFERNO_CONTROLLER_ARGUMENTS, INFERNO_RUN_DIR
+(out/run: logs), INFERNO_SESSION (inferno: the name of the tmux server).
 TEXT
 }
 
@@ -38,7 +38,10 @@ export INFERNO_COMMAND="$inferno"
 # Prints the arguments of a component, as the walk-through types them.
 arguments_of() {
     case "$1" in
-        controller) echo "controller $INFERNO_CONTROL_PERIOD $INFERNO_CONTROL_DYNAMIC --backend http" ;;
+        controller)
+            echo "controller $INFERNO_CONTROL_PERIOD $INFERNO_CONTROL_DYNAMIC --backend http" \
+                "${INFERNO_CONTROLLER_ARGUMENTS:-}"
+            ;;
         collector) echo "collector ${INFERNO_COLLECTOR_ARGUMENTS:-}" ;;
         *) echo "$1" ;;
     esac

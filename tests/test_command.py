@@ -251,7 +251,7 @@ def test_an_option_of_another_world_is_said_to_be_that(
     [
         ("sim", ("--scenario", "--speed", "--policy"), ("--kubeconfig", "--lease", "--prometheus")),
         ("kube", ("--kubeconfig", "--lease", "--wait"), ("--scenario", "--alpha")),
-        ("http", ("--set",), ("--kubeconfig", "--scenario", "--speed", "--policy")),
+        ("http", ("--set", "--speed"), ("--kubeconfig", "--scenario", "--policy")),
     ],
 )
 def test_the_help_of_a_controller_shows_its_world_only(

@@ -32,7 +32,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--width",
         type=float,
         metavar="IN",
-        help="inches of the page or column they are for, 3.3 say (default: for a screen)",
+        help="inches of the page or column they are for (default: for a screen)",
     )
 
 
@@ -69,7 +69,7 @@ def plot_directory(directory: Path, form: Form) -> list[Path]:
 
 COMMAND = Command(
     name="plot",
-    summary="draw the figures of a run, a sweep or a comparison again, for a paper too",
+    summary="draw the figures of a run, sweep or comparison again",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,

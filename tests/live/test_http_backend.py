@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from inferno.cli.main import parse
 from loop.backends.http import HttpBackend, remote_policy
 from loop.backends.http_client import ServiceClient
 from loop.controller import Controller
@@ -20,9 +21,10 @@ from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
+from loop.policies.sped import SpedPolicy
 from loop.records import held_servers
 from loop.services.optimizer_app import make_optimizer_app
-from loop.settings import service_url
+from loop.settings import Settings, service_url
 from loop.spec import SystemData
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from loop.types import Change, Load, ServerView, Snapshot
@@ -225,6 +227,20 @@ def test_a_time_to_drain_that_cannot_be_is_refused(drain_s: float) -> None:
     client = ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0)
     with pytest.raises(SpecError, match="policy remote: drain_s: expected a number >= 0, found"):
         remote_policy(client, drain_s=drain_s)
+
+
+def test_the_policy_counts_in_the_time_of_a_twin_that_is_faster() -> None:
+    """A start-up of 6 s on the machine is one of a minute in a twin at 10: the policy behind
+    services took pods to start ten times as quickly, and drained a backlog ten times as fast.
+    """
+    _, options = parse(["controller", "--backend", "http", "--speed", "10"])
+    with ExitStack() as stack:
+        world = options.worlds.open_world(Settings(), options, stack)
+    assert isinstance(world.policy, SpedPolicy)
+    assert (world.policy.speed, world.twin_speed, world.policy.name) == (10.0, 10.0, "remote")
+    _, options = parse(["controller", "--backend", "http", "--speed", "0"])
+    with ExitStack() as stack, pytest.raises(SpecError, match="speed: expected a number > 0"):
+        options.worlds.open_world(Settings(), options, stack)
 
 
 def test_services_with_a_token_answer_only_those_who_send_it(tmp_path: Path) -> None:
