@@ -589,6 +589,91 @@ def test_a_namespace_that_could_not_be_listed_is_asked_once_until_it_answers() -
     assert counts == [HASTY.attempts, 1, 1, 1, HASTY.attempts]
 
 
+def test_a_namespace_that_hangs_costs_cycles_a_moment_and_stops_no_other() -> None:
+    """It took the time of a whole try from each cycle, for hours."""
+    spaces = ("infer", "other")
+    bodies = [manifest(server=f"s-{space}", namespace=space) for space in spaces]
+    settings = KubeSettings(namespaces=spaces, autoscalers=True)
+    timeouts = Timeouts(connect_s=4.0, read_s=4.0, attempts=1)
+    hangs = Fault(kind="delay", match=Match(namespaces=("other",)), delay_s=6.0)
+    with kube_world(*bodies, settings=settings, namespaces=spaces, timeouts=timeouts) as world:
+        world.settled()
+        world.suffer(hangs)
+        world.backend.observe()
+        for _ in range(3):
+            begin_s = time.monotonic()
+            seen = world.backend.observe()
+            assert time.monotonic() - begin_s < timeouts.read_s
+            assert seen.servers["s-infer"].hold is None
+            assert seen.servers["s-other"].hold is not None
+        world.suffer()
+        eventually(
+            lambda: world.backend.observe().servers["s-other"].hold is None, "it answers again"
+        )
+
+
+def lines_of_forgetting(seen: Snapshot) -> list[str]:
+    """Return what is told of forgotten servers."""
+    return [line for line in seen.warnings if "are forgotten" in line]
+
+
+def test_the_servers_of_a_namespace_that_is_gone_are_forgotten() -> None:
+    """They were held for ever, and kept GPUs from others."""
+    spaces = ("infer", "other")
+    bodies = [manifest(server=f"s-{space}", namespace=space) for space in spaces]
+    settings = KubeSettings(namespaces=spaces, from_nodes=True)
+    not_found = Match(verbs=("list",), resources=("deployments", "pods"), namespaces=("other",))
+    with kube_world(*bodies, settings=settings, namespaces=spaces, timeouts=HASTY) as world:
+        world.settled()
+        world.suffer(Fault(kind="error", match=not_found, status=404))
+        # Lists alone are a fault of somebody on the way, as long as the namespace is there.
+        before = [world.backend.observe() for _ in range(2)]
+        world.core.delete_namespace("other")
+        looks: list[Snapshot] = []
+
+        def is_told() -> bool:
+            looks.append(world.backend.observe())
+            return bool(lines_of_forgetting(looks[-1]))
+
+        eventually(is_told, "the namespace has gone")
+        told, after = looks[-1], world.backend.observe()
+    for seen in before:
+        assert "s-other" in seen.servers
+        assert not lines_of_forgetting(seen)
+    (line,) = lines_of_forgetting(told)
+    assert line == "namespace other: it is gone: its servers are forgotten"
+    assert list(after.servers) == ["s-infer"]
+    assert not lines_of_forgetting(after)
+    assert after.capacity_max == {}
+
+
+def test_servers_that_nobody_has_been_let_see_for_an_hour_are_forgotten() -> None:
+    """With a namespace its roles are deleted, and a refusal is all that is ever heard again."""
+    spaces = ("infer", "other")
+    bodies = [manifest(server=f"s-{space}", namespace=space) for space in spaces]
+    settings = KubeSettings(namespaces=spaces)
+    refused = Match(verbs=("list",), resources=("deployments", "pods"), namespaces=("other",))
+    clock = ManualClock()
+    with kube_world(
+        *bodies, settings=settings, namespaces=spaces, timeouts=HASTY, clock=clock
+    ) as world:
+        world.settled()
+        seen = {}
+        for now_s in (60.0, 3600.0, 3700.0, 3760.0):
+            world.suffer(Fault(kind="error", match=refused, status=403))
+            clock.time_s = now_s
+            seen[now_s] = world.backend.observe()
+        world.suffer()
+        back = world.backend.observe()
+    assert "s-other" in seen[3600.0].servers
+    (line,) = lines_of_forgetting(seen[3700.0])
+    assert line == (
+        "namespace other: nobody has been let see it for 61 min: its servers are forgotten"
+    )
+    assert list(seen[3760.0].servers) == ["s-infer"]
+    assert back.servers["s-other"].hold is None
+
+
 def test_where_no_namespace_can_be_listed_the_cycle_fails() -> None:
     """Then nothing is known of the cluster, and readiness must tell."""
     settings = KubeSettings(namespaces=("infer", "other"))

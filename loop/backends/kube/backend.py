@@ -6,17 +6,24 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loop.backends.kube.budgets import Budget, budget_note, read_budgets, strictest
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
-from loop.backends.kube.listing import Failed, LastListed, Listing, unlisted_lines
+from loop.backends.kube.listing import (
+    FORGET_S,
+    Failed,
+    LastListed,
+    Lister,
+    Listing,
+    unlisted_lines,
+)
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity, without_growth
 from loop.backends.kube.patches import (
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
     from loop.ports import Clock, Epoch
 
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
+ASIDE = 4  # threads for namespaces that do not answer
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
 
@@ -133,8 +141,10 @@ class KubeBackend:
         self._missed: Mapping[str, str] = {}
         self._unmade_s: Mapping[str, float] = {}  # since when pods were not made, by server
         self._memory = Memory()
-        self._deployments, self._pods = LastListed(), LastListed()
-        self._looked: dict[str, LastListed] = defaultdict(LastListed)  # now and then, by kind
+        self._aside = ThreadPool(ASIDE)
+        self._deployments, self._pods = LastListed(self._aside), LastListed(self._aside)
+        # Now and then, by kind.
+        self._looked: dict[str, LastListed] = defaultdict(lambda: LastListed(self._aside))
         self._rivals = Rivals()
         self._writer = Writer(
             client,
@@ -159,6 +169,7 @@ class KubeBackend:
         self._client.close()
         self._source.close()
         self._pool.terminate()
+        self._aside.terminate()
 
     def places(self) -> Mapping[str, Place]:
         """Return where the servers are that were seen last."""
@@ -300,19 +311,18 @@ class KubeBackend:
     def _look(self) -> tuple[Servers, Capacity | None]:
         watched = self._settings.namespaces
         nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
-        listing = self._each(
-            self._client.deployment_texts, watched or ("",), once=self._deployments.failing
-        )
+        listing = self._deployments.ask(self._pool, self._client.deployment_texts, watched or ("",))
         # All at once, where it is known already which lists are needed.
-        texts, failing = self._client.pod_texts, self._pods.failing
-        pods = self._each(texts, watched, once=failing) if watched else None
+        texts = self._client.pod_texts
+        pods = self._pods.ask(self._pool, texts, watched) if watched else None
         listed, unlisted = self._deployments.after(listing)
         if pods is None:
             spaces = self._memory.namespaces(listed)
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
-            pods = self._each(texts, [""] if everywhere else spaces, once=failing)
+            pods = self._pods.ask(self._pool, texts, [""] if everywhere else spaces)
         listed_pods, without_pods = self._pods.after(pods)
+        self._forget(unlisted.keys() & without_pods.keys())
         servers = read_servers(
             listed, listed_pods, epoch_s=self._epoch.timestamp(), memory=self._memory
         )
@@ -356,14 +366,25 @@ class KubeBackend:
             now_s=now_s,
         )
 
-    def _each(
-        self,
-        listing: Callable[..., list[Any]],
-        spaces: Sequence[str],
-        *,
-        once: Collection[str] = (),
-    ) -> Listing:
-        return Listing(self._pool, listing, spaces, once=once)
+    def _forget(self, spaces: Iterable[str]) -> None:
+        """Forget what is known of those of *spaces*, none of which can be listed, that are gone:
+        their servers would be held for ever, and keep their GPUs from others.
+        """
+        now_s = self._clock.now_s()
+        for space in spaces:
+            kinds = (self._deployments, self._pods)
+            refused_s = min(kind.refused_for_s(space, now_s=now_s) for kind in kinds)
+            gone = any(kind.may_be_gone(space) for kind in kinds) and self._client.is_gone(space)
+            if gone:
+                why = "it is gone"
+                self._pods.forget(space, gone=True)
+            elif refused_s >= FORGET_S:
+                # Who can see it no more cannot tell; its pods, if there are any, keep their GPUs.
+                why = f"nobody has been let see it for {refused_s / 60.0:.0f} min"
+            else:
+                continue
+            if self._deployments.forget(space, gone=gone):
+                self._writer.told.append(f"namespace {space}: {why}: its servers are forgotten")
 
     def _as_before(self, servers: Servers, *, unlisted: Failed, old: Failed) -> Servers:
         """Return *servers* with what is held in the *unlisted* namespaces; those whose Deployments
@@ -622,13 +643,13 @@ class KubeBackend:
         ):
             return
         self._autoscalers_s = now_s
-        spaces, told = self._settings.namespaces or ("",), self._writer.told
+        told = self._writer.told
         listings = {
-            "autoscalers": self._each(self._client.autoscalers, spaces),
-            "scaled objects": self._each(self._client.scaled_objects, spaces),
+            "autoscalers": self._begin("autoscalers", self._client.autoscalers),
+            "scaled objects": self._begin("scaled objects", self._client.scaled_objects),
         }
-        budgets = self._each(self._client.disruption_budgets, spaces)
-        others = self._each(self._client.left_alone, spaces)
+        budgets = self._begin("budgets", self._client.disruption_budgets)
+        others = self._begin("others", self._client.left_alone)
         with suppress(ApiError):
             self._budgets = read_budgets(self._looked["budgets"].after(budgets)[0], told=told)
         with suppress(ApiError):
@@ -649,6 +670,12 @@ class KubeBackend:
                 for space, error in refused.items()
             ]
         self._autoscalers = read_autoscalers(objects, told=told)
+
+    def _begin(self, kind: str, lister: Lister) -> Listing:
+        """Begin to list a *kind* in the watched namespaces that can be listed at all."""
+        spaces = self._settings.namespaces or ("",)
+        failed = {**self._pods.failed, **self._deployments.failed}
+        return self._looked[kind].look(self._pool, lister, spaces, failed=failed)
 
     def _date(self) -> datetime:
         return (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)

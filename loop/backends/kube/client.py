@@ -281,6 +281,19 @@ class KubeClient:
             namespace,
         )
 
+    def is_gone(self, namespace: str) -> bool:
+        """Tell whether there is no *namespace*, by what a single try says of it."""
+        try:
+            self._call(
+                "get namespaces",
+                lambda api: official.CoreV1Api(api).read_namespace,
+                namespace,
+                once=True,
+            )
+        except ApiError as error:
+            return error.status == NOT_FOUND
+        return False
+
     def config_map(self, namespace: str, name: str) -> Json:
         """Return one ConfigMap."""
         return self._json(
