@@ -218,11 +218,17 @@ class SharedRoom:
 
 def within_shared(decision: Decision, snapshot: Snapshot, data: SystemData) -> Decision:
     """Return *decision* without the growth for which servers that share GPUs have no room together:
-    all keep what they have of it and still want, then the highest class grows first.
+    all keep what they have of it and still want, then the highest class grows first. GPUs of which
+    no more can be had for a while all servers share.
     """
-    if not snapshot.shared_gpus:
+    everybody = frozenset(snapshot.servers)
+    scarce = [
+        SharedGpus(type=kind, servers=everybody, count=count)
+        for kind, count in snapshot.capacity_max.items()
+    ]
+    if not snapshot.shared_gpus and not scarce:
         return decision
-    room = SharedRoom(snapshot.shared_gpus)
+    room = SharedRoom((*snapshot.shared_gpus, *scarce))
     grows = []
     for name in _by_class(snapshot, data):
         view, target = snapshot.servers[name], decision.targets.get(name)
@@ -243,7 +249,12 @@ def within_shared(decision: Decision, snapshot: Snapshot, data: SystemData) -> D
         each = count // targets[name].replicas
         got = kept + room.take(name, kind, count - kept, each=each)
         if got < count:
-            targets[name] = _cut_shared(targets[name], snapshot.servers[name], got // each)
+            where = "GPUs that it shares with other servers"
+            if kind in snapshot.capacity_max:
+                where = f"the {snapshot.capacity_max[kind]} {kind} that can be had for now"
+            targets[name] = _cut_shared(
+                targets[name], snapshot.servers[name], got // each, where=where
+            )
     return replace(decision, targets=targets)
 
 
@@ -258,12 +269,9 @@ def _by_class(snapshot: Snapshot, data: SystemData) -> Iterable[str]:
     return sorted(servers, key=lambda name: (data.priority(servers[name].service_class), name))
 
 
-def _cut_shared(target: Target, view: ServerView, replicas: int) -> Target:
+def _cut_shared(target: Target, view: ServerView, replicas: int, *, where: str) -> Target:
     """Return *target* with so many *replicas*; without room for one, what the server has."""
-    text = (
-        f"{target.why.text}; {replicas} of {target.replicas} replicas have a place on GPUs that it "
-        "shares with other servers"
-    )
+    text = f"{target.why.text}; {replicas} of {target.replicas} replicas have a place on {where}"
     why = Why(kind="capacity", text=text, details=target.why.details)
     pool = replace(target.pools[0], replicas=replicas)
     return replace(

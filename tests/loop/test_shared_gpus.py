@@ -66,3 +66,17 @@ def test_other_types_and_servers_are_let_alone() -> None:
     shared = SharedGpus(type="H100", servers=frozenset({"s3", "s4"}), count=0)
     others = replace(seen(count=1), shared_gpus=(shared,))
     assert within_shared(asked(s1=5), others, system()) == asked(s1=5)
+
+
+def test_gpus_that_nobody_can_have_for_now_are_asked_for_by_no_policy() -> None:
+    """Only `slo` looked at what pods had waited for in vain: the others asked for more and more."""
+    before = replace(seen(count=9, wanted=(1, 2)), shared_gpus=(), capacity_max={"H100": 4})
+    found = within_shared(asked(s1=4, s2=3), before, system())
+    assert [found.targets[name].replicas for name in ("s1", "s2")] == [2, 2]
+    (s1, s2) = (found.targets[name].why for name in ("s1", "s2"))
+    assert (s1.kind, s2.kind) == ("capacity", "capacity")
+    assert s1.text.endswith("; 2 of 4 replicas have a place on the 4 H100 that can be had for now")
+    # What is there stays, whatever the count says.
+    fewer = replace(before, capacity_max={"H100": 1})
+    found = within_shared(asked(s1=4, s2=2), fewer, system())
+    assert [found.targets[name].replicas for name in ("s1", "s2")] == [1, 2]
