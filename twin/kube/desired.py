@@ -30,6 +30,8 @@ MAX_BATCH_DEFAULT = 256
 """Requests that vLLM lets run together without --max-num-seqs."""
 
 MAX_BATCH_ARGUMENT = "--max-num-seqs"
+ENGINES_ARGUMENTS = ("--data-parallel-size-local", "-dpl", "--data-parallel-size", "-dp")
+"""How many engines of a pod vLLM gives a batch of that size each: the first that is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,20 +162,25 @@ def _problem(model: str, accelerator: str, spec: ClusterSpec) -> str:
 
 
 def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any]) -> int:
-    text = labels.get(f"{PREFIX}allocation.maxbatchsize") or _argument(template) or ""
+    label = whole(labels.get(f"{PREFIX}allocation.maxbatchsize") or "")
+    told = label or _number(template, MAX_BATCH_ARGUMENT) * _engines(template)
     # A larger batch than is simulated counts as none.
-    return whole(text, largest=SIMULATED_BATCH_MAX) or MAX_BATCH_DEFAULT
+    return told if 0 < told <= SIMULATED_BATCH_MAX else MAX_BATCH_DEFAULT
 
 
-def _argument(template: Mapping[str, Any]) -> str | None:
+def _engines(template: Mapping[str, Any]) -> int:
+    return next(filter(None, (_number(template, name) for name in ENGINES_ARGUMENTS)), 1)
+
+
+def _number(template: Mapping[str, Any], argument: str) -> int:
+    """Return the number that *argument* has in a *template*, 0 if it has none."""
     for container in at_path(template, "spec.containers") or ():
         words = [*(container.get("command") or ()), *(container.get("args") or ())]
         for word, following in pairwise([*words, ""]):
-            if word == MAX_BATCH_ARGUMENT:
-                return str(following)
-            if word.startswith(f"{MAX_BATCH_ARGUMENT}="):
-                return str(word.partition("=")[2])
-    return None
+            name, equals, told = str(word).partition("=")
+            if name == argument:
+                return whole(told if equals else str(following)) or 0
+    return 0
 
 
 def _figure(text: str | None) -> float:

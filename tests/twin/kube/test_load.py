@@ -233,6 +233,10 @@ def test_the_batch_of_the_label_is_in_force() -> None:
     assert running({key: "3"}, ["--max-num-seqs=5"]) == 3
     assert running({key: None}, ["--max-num-seqs=5"]) == 5
     assert running({key: None}, ["--max-num-seqs", "6"]) == 6
+    # Each engine of data parallelism has a batch of its own; a label is of the whole pod.
+    assert running({key: None}, ["--max-num-seqs=3", "--data-parallel-size", "2"]) == 6
+    assert running({key: None}, ["--max-num-seqs=3", "-dp", "4", "-dpl=2"]) == 6
+    assert running({key: "3"}, ["--max-num-seqs=5", "--data-parallel-size=2"]) == 3
     assert running({key: None}, []) > 50
 
 
