@@ -484,7 +484,7 @@ def _measured(process: Process, count: str, seconds: str) -> dict[float, float]:
 def _copy(one: Process, other: Process) -> bool:
     """Tell whether two processes are one: read in the order of their times, no counter of the two
     falls but where it does in one alone (a restart), and tokens, which grow by hundreds, are among
-    those that have grown.
+    those that have grown. Of two looks at one time nobody knows which was the first.
 
     Two engines with the same load would have to agree in every counter to the last token.
     """
@@ -496,13 +496,26 @@ def _copy(one: Process, other: Process) -> bool:
             # Whoever scraped the one may have dropped a label that the other has.
             pairs = list(zip(mine.values(), its.values(), strict=True))
         for pair in pairs:
-            steps = list(pairwise(value for _, value in sorted(chain.from_iterable(pair))))
+            steps = list(pairwise(sorted(chain.from_iterable(pair))))
             restarts = max(_falls_of(points) for points in pair)
-            if sum(map(_falls, steps)) > restarts:
+            most = max(map(_largest_step, pair))
+            if sum(_falls_between(*step, most=most) for step in steps) > restarts:
                 return False
-            rose = any(later > earlier for earlier, later in steps)
+            rose = any(later > earlier for (_, earlier), (_, later) in steps)
             grew = grew or (quantity in ("prompt", "generation") and rose)
     return grew
+
+
+def _largest_step(points: Points) -> float:
+    return max((later - before for (_, before), (_, later) in pairwise(points)), default=0.0)
+
+
+def _falls_between(before: tuple[float, float], after: tuple[float, float], *, most: float) -> bool:
+    """Tell whether a counter falls from one sample to another, of which each counter alone grows by
+    *most* at once: within a moment they may be in another order.
+    """
+    fall = before[1] - after[1]
+    return fall > (most if after[0] - before[0] <= SAME_SCRAPE_S else 0.0)
 
 
 def _falls_of(points: Points) -> int:

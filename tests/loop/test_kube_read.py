@@ -250,7 +250,17 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
             "initContainers": [loader, second],
         },
     )
-    every = alive(named, annotated, bare, behind, two)
+    # Probes tell which port speaks HTTP, and none at all is UDP.
+    several = [
+        {"containerPort": 5557, "name": "zmq"},
+        {"containerPort": 4, "protocol": "UDP"},
+        {"containerPort": 7000, "name": "openai"},
+    ]
+    probe = {"httpGet": {"port": "openai", "path": "/health"}}
+    probed = {"name": "c", "ports": several, "readinessProbe": probe}
+    probes = pod("f", spec={"containers": [probed]})
+    datagrams = pod("g", spec={"containers": [{"name": "c", "ports": several[1:]}]})
+    every = alive(named, annotated, bare, behind, two, probes, datagrams)
     found = [(one.metrics_ports, one.metrics_path) for one in every]
     assert found == [
         ((9090,), "/metrics"),
@@ -258,6 +268,8 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
         ((8000,), "/metrics"),
         ((15001, 9000), "/metrics"),
         ((9090, 15001), "/metrics"),
+        ((7000,), "/metrics"),
+        ((7000,), "/metrics"),
     ]
 
 

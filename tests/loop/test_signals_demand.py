@@ -433,6 +433,18 @@ def test_what_a_sidecar_passes_on_counts_once(engines: Sequence[str], counted: i
     assert len(tracks) == counted
 
 
+def test_two_looks_at_one_time_may_have_been_the_other_way_round() -> None:
+    """Tokens grow between them, and the page that was made first may come last: a sidecar's copy
+    was taken for an engine of its own, and the load doubled.
+    """
+    series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=VLLM)
+    series += series_of(engine(NOW_S - 49.99, rps=1.0, base=4999.0), labels=PROXY)
+    assert len(tracks_of(series, engines=["vllm"])) == 1
+    # What is further apart is no matter of order.
+    series[len(series) // 2 :] = series_of(engine(NOW_S - 46.0, rps=1.0, base=4999.0), labels=PROXY)
+    assert len(tracks_of(series, engines=["vllm"])) == 2
+
+
 @pytest.mark.parametrize(("seconds", "counted"), [(0.0512345678, 1), (0.05, 2)])
 def test_times_that_agree_to_their_last_digit_are_of_one_process(
     seconds: float, counted: int

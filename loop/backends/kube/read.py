@@ -618,7 +618,7 @@ def _owner(meta: Json) -> str:
 
 def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...], str]:
     """Return the ports and the path of the metrics: the port annotated for Prometheus, else those
-    that are named so and the first of each further container with GPUs, else the first of each.
+    that are named so and the likeliest of each further container with GPUs, else that of each.
 
     Several are there where a pod runs several engines, each with a page of its own.
     """
@@ -626,15 +626,16 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
     if annotated is not None:
         return (annotated,), path
-    containers = [one for one in side_by_side(spec) if one.get("ports")]
+    containers = [one for one in side_by_side(spec) if _tcp_ports(one)]
     engines = {limit.container for limit in gpu_limits(containers)}
     named = [
         port["containerPort"]
         for one in containers
-        for port in _named_for_metrics(one) or _first_of(one, engines)
+        for port in _named_for_metrics(one)
+        or ([_likeliest(one)] if one.get("name") in engines else [])
     ]
     # Which container is the engine's, no name tells: a proxy may stand before it.
-    numbers = named or [one["ports"][0]["containerPort"] for one in containers]
+    numbers = named or [_likeliest(one)["containerPort"] for one in containers]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
 
 
@@ -642,25 +643,40 @@ def _tls_ports(annotations: Mapping[str, str], spec: Json, ports: Sequence[int])
     """Return those of *ports* that speak HTTPS: as annotated for Prometheus, or as probes do."""
     if scheme := annotations.get("prometheus.io/scheme"):
         return frozenset(ports if scheme.lower() == "https" else ())
-    probed = set()
-    for container in side_by_side(spec):
-        numbers = {one.get("name"): one["containerPort"] for one in container.get("ports") or ()}
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            told = (container.get(probe) or {}).get("httpGet") or {}
-            if told.get("scheme") == "HTTPS":
-                probed.add(numbers.get(told.get("port"), told.get("port")))
+    probed = {
+        port
+        for container in side_by_side(spec)
+        for port, scheme in _probed(container)
+        if scheme == "HTTPS"
+    }
     return frozenset(port for port in ports if port in probed)
+
+
+def _probed(container: Json) -> Iterator[tuple[Any, str]]:
+    """Yield the ports at which probes ask *container* by HTTP, and how."""
+    numbers = {one.get("name"): one["containerPort"] for one in container.get("ports") or ()}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if told := (container.get(probe) or {}).get("httpGet"):
+            port = told.get("port")
+            yield numbers.get(port, port), told.get("scheme") or "HTTP"
+
+
+def _tcp_ports(container: Json) -> list[Json]:
+    return [one for one in container.get("ports") or () if (one.get("protocol") or "TCP") == "TCP"]
+
+
+def _likeliest(container: Json) -> Json:
+    """Return the port of *container* that shows metrics, as far as anything tells: one that probes
+    ask by HTTP, else the first.
+    """
+    ports, probed = _tcp_ports(container), {port for port, _ in _probed(container)}
+    return next((port for port in ports if port["containerPort"] in probed), ports[0])
 
 
 def _named_for_metrics(container: Json) -> list[Json]:
     return [
-        port for port in container["ports"] if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
+        port for port in _tcp_ports(container) if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
     ]
-
-
-def _first_of(container: Json, engines: Collection[str]) -> list[Json]:
-    """Return the first port of *container* alone, none if it is none of *engines*."""
-    return list(container["ports"])[:1] if container.get("name") in engines else []
 
 
 def _started_s(status: Json, *, epoch_s: float) -> float | None:

@@ -230,7 +230,10 @@ class PodMetrics:
 
     def _names_on(self, page: str) -> set[str]:
         told = {match[0] for match in _NAME.finditer(page)}
-        found = {name for name in told if self._wanted_names.fullmatch(name)}
+        # What a label tells apart has its name from there.
+        found = {
+            name for name in told if self._wanted_names.fullmatch(name) and called(name, {}) == name
+        }
         with suppress(PageError):  # who reads the page for its figures tells of it
             found |= {one.metric for one in read_page(page, wanted=self._wanted)}
         return found
