@@ -31,3 +31,25 @@ def test_a_kubeconfig_that_is_cut_anywhere_is_read_or_refused(tmp_path: Path) ->
     path.write_text(WHOLE[: WHOLE.index("oken")])
     with pytest.raises(SpecError, match="found a file that is no kubeconfig"):
         connect(str(path))
+
+
+@pytest.mark.parametrize(
+    ("address", "more", "proxied"),
+    [
+        ("https://127.0.0.1:6443", "", False),
+        ("https://localhost:6443", "", False),
+        ("https://[::1]:6443", "", False),
+        ("https://10.0.0.1:6443", "", True),
+        # Who names a proxy for a cluster means that one.
+        ("https://127.0.0.1:6443", ', proxy-url: "http://jump:3128"', True),
+    ],
+)
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    address: str, more: str, proxied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubectl reached the cluster, and the loop did not."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    path = tmp_path / "config"
+    path.write_text(WHOLE.replace('"https://127.0.0.1:1"', f'"{address}"{more}'))
+    with connect(str(path)) as client:
+        assert (client.configuration.proxy is not None) == proxied

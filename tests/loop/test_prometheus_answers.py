@@ -681,6 +681,29 @@ def test_a_query_in_the_address_is_part_of_every_request() -> None:
     assert "query" in asked_for[1].params
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_who_lets_nothing_be_posted_is_asked_by_get(status: int) -> None:
+    """As Prometheus' own clients do: some that stand before it let reading pass only."""
+    methods: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        methods.append(request.method)
+        return httpx.Response(status if request.method == "POST" else 200, json=matrix())
+
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        for _ in range(2):
+            assert source.measure([scraped(server(pod("a")))], now_s=NOW_S).error == ""
+    assert methods[0] == "POST"
+    assert set(methods[1:]) == {"GET"}
+    always = httpx.MockTransport(lambda _: httpx.Response(status, json={}))
+    with closing(Prometheus(SETTINGS, wall_s=lambda: EPOCH_S, transport=always)) as source:
+        found = source.measure([scraped(server(pod("a")))], now_s=0.0)
+    assert found.error.startswith(f"prometheus: HTTP {status}")
+
+
 def test_further_headers_and_basic_auth_come_from_files(tmp_path: Path) -> None:
     """Tenants of Mimir and Cortex; secrets that are renewed in place."""
     headers, auth = tmp_path / "headers", tmp_path / "auth"

@@ -13,7 +13,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import kubernetes.client as official
 import urllib3
@@ -115,6 +118,9 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         elif not kubeconfig and "No configuration found" in found:
             found = "no kubeconfig: give --kubeconfig FILE, or export KUBECONFIG"
         raise SpecError(f"{where}: expected a cluster to talk to, found {found}") from error
+    if _is_loopback(settings.host) and settings.proxy in getproxies().values():
+        # As kubectl does: a proxy of the environment cannot reach this machine.
+        settings.proxy = None
     # GETs would be repeated in silence three times, each with the full timeout.
     settings.retries = False
     settings.connection_pool_maxsize = connections
@@ -122,6 +128,14 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
     client.rest_client.pool_manager = WholeAnswers(client.rest_client.pool_manager)
     made: official.ApiClient = client
     return made
+
+
+def _is_loopback(host: str) -> bool:
+    name = urlsplit(host).hostname or ""
+    try:
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _load_found(configs: Any, settings: official.Configuration) -> None:

@@ -36,6 +36,7 @@ BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
 CLOCK_S_MAX = 2.5
 # Who says when to come back is not asked before, but not for longer than so.
 WAIT_S_MAX = 300.0
+NO_POST = (405, 501)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,7 @@ class Api:
         self._clock = MonotonicClock()
         self._from_s = float("-inf")  # no sooner it is to be asked, by the clock of the machine
         self._why = ""
+        self._method: Literal["POST", "GET"] = settings.method
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -162,12 +164,13 @@ class Api:
             raise PrometheusError(f"{self._why}: not asked for {left_s:.0f} s more, as it said")
         self._renew_trust()
         url = self._url.copy_with(path=f"{self._url.path}{over}")
-        post = self._settings.method == "POST"
-        for _ in range(attempts):
+        while attempts:
+            attempts -= 1
+            post = self._method == "POST"
             try:
                 reply = fetch(
                     self._client,
-                    self._settings.method,
+                    self._method,
                     url if post else url.copy_merge_params(told),
                     bounds=Bounds(total_s=total_s, bytes_max=BYTES_MAX),
                     headers=self._headers(),
@@ -181,6 +184,11 @@ class Api:
                 self._from_s = self._clock.now_s() + min(wait_s, WAIT_S_MAX)
                 self._why = _complaint(reply)
                 raise PrometheusError(self._why)
+            if post and reply.status in NO_POST:
+                # Some that stand before it let reading pass only.
+                self._method = "GET"
+                attempts += 1
+                continue
             if reply.status in (429, 500, 502, 504):
                 problem = PrometheusError(_complaint(reply))
                 continue
