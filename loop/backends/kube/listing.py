@@ -20,7 +20,7 @@ Lister = Callable[..., list[Any]]
 Tries = dict[str, "AsyncResult[list[Any] | ApiError]"]
 
 # A cycle waits so long for a namespace that did not answer before: who hangs again costs no more.
-PATIENCE_S = 0.5
+ASIDE_TIMEOUT_S = 0.5
 # A namespace that has been refused for so long, with all that says so, is taken for deleted: with
 # it went the role that let us see it.
 FORGET_S = 3600.0
@@ -47,7 +47,7 @@ class Listing:
         answers = {space: answer.get() for space, answer in self._tries.items()}
         for space, answer in self._aside.items():
             try:
-                answers[space] = answer.get(PATIENCE_S)
+                answers[space] = answer.get(ASIDE_TIMEOUT_S)
             except NotYet:
                 continue
         for space, told in answers.items():
