@@ -88,45 +88,45 @@ class BlockTable:
     decode starts or leaves replace a count of blocks per iteration.
     """
 
-    __slots__ = ("_counts", "_residue_sum", "_shared", "block_size", "blocks", "tokens")
+    __slots__ = ("_shared", "block_size", "blocks", "counts", "residue_sum", "tokens")
 
     def __init__(self, *, blocks: int, block_size: int) -> None:
         assert blocks >= 1, f"a replica needs at least one KV block, got {blocks}"
         self.blocks = blocks
         self.block_size = block_size
         self.tokens = blocks * block_size
-        self._counts = [0] * block_size
-        self._residue_sum = 0
+        self.counts = [0] * block_size
+        self.residue_sum = 0
         self._shared = 0
 
     def join(self, offset: int) -> None:
         residue = -offset % self.block_size
-        self._counts[residue] += 1
-        self._residue_sum += residue
+        self.counts[residue] += 1
+        self.residue_sum += residue
 
     def leave(self, offset: int) -> None:
         residue = -offset % self.block_size
-        self._counts[residue] -= 1
-        self._residue_sum -= residue
+        self.counts[residue] -= 1
+        self.residue_sum -= residue
 
     def clear(self) -> None:
-        self._counts = [0] * self.block_size
-        self._residue_sum = 0
+        self.counts = [0] * self.block_size
+        self.residue_sum = 0
         self._shared = 0
 
     def demand(self, g: int) -> int:
-        return self._counts[g % self.block_size]
+        return self.counts[g % self.block_size]
 
     def used(self, g: int, n: int, context_sum: int) -> int:
         # The last block of a decode has room for (r - x) mod s more tokens, and its context plus
         # that is whole blocks. Over all decodes that is S + W - x·n, with W the sum of residues,
         # and one more block for each residue below x, where the mod adds s. The division is exact.
         x = g % self.block_size
-        whole = (context_sum + self._residue_sum - x * n) // self.block_size
-        return whole + sum(self._counts[:x]) - self._shared
+        whole = (context_sum + self.residue_sum - x * n) // self.block_size
+        return whole + sum(self.counts[:x]) - self._shared
 
     def iterations_left(self, g: int, n: int, context_sum: int) -> int:
-        size, counts = self.block_size, self._counts
+        size, counts = self.block_size, self.counts
         # In s iterations every decode takes exactly one block, so whole rounds need no walk.
         rounds, spare = divmod(self.blocks - self.used(g, n, context_sum), n)
         x = g % size

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twin.engine.replica import Replica
 from twin.engine.telemetry import ReplicaReading
+from twin.engine.written_out import WrittenOut, covers
 from twin.registry import resolve
 from twin.request import Request
 from twin.spec import EngineSpec
@@ -100,7 +101,15 @@ class EngineFactory(Protocol):
         ...
 
 
-ENGINES: Mapping[str, EngineFactory] = {"plain": Replica.of_spec}
+def plain(
+    spec: EngineSpec, *, max_batch: int, queue_max: int | None, on_finish: OnFinish
+) -> Engine:
+    """Return an idle Replica of *spec*: the one that is written out, where that one can be it."""
+    kind = WrittenOut if covers(spec, queue_max=queue_max) else Replica
+    return kind.of_spec(spec, max_batch=max_batch, queue_max=queue_max, on_finish=on_finish)
+
+
+ENGINES: Mapping[str, EngineFactory] = {"plain": plain}
 
 
 def make_engine(

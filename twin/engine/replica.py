@@ -37,8 +37,8 @@ from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling
 
 # The heap of finishes holds (iteration of the last token, ticket) as one int: comparing ints is
 # several times as fast as comparing tuples, and needs no allocation.
-_TICKET_BITS = 32
-_TICKET_MASK = (1 << _TICKET_BITS) - 1
+TICKET_BITS = 32
+TICKET_MASK = (1 << TICKET_BITS) - 1
 
 
 def _tell_nobody(_request: Request, _finish_s: float) -> None:
@@ -457,10 +457,10 @@ class Replica:
             else:
                 add_progression(telemetry.itl_buckets, n, k, c0_s, self._c1_s)
             # All keys of iteration g are below the smallest key of the next one.
-            due = (g + 1) << _TICKET_BITS
+            due = (g + 1) << TICKET_BITS
             finishes = self._finishes
             while finishes and finishes[0] < due:
-                request = self._running.pop(heappop(finishes) & _TICKET_MASK)
+                request = self._running.pop(heappop(finishes) & TICKET_MASK)
                 self._decodes -= 1
                 offset = request.context_offset
                 self._offset_sum -= offset
@@ -499,7 +499,7 @@ class Replica:
             # The step that makes the last token; those of one step come off the heap in admission
             # order.
             last = g - -left * unit // step
-            heappush(self._finishes, last << _TICKET_BITS | request.ticket)
+            heappush(self._finishes, last << TICKET_BITS | request.ticket)
             self._kv.join(offset)
         self._prefills = []
 
@@ -540,7 +540,7 @@ class Replica:
         # The decodes run on alone, to the next finish or to the end of the KV cache. A waiting head
         # need not be asked again before that, see submit.
         g, grown = self._iteration, n * self._step
-        k = (self._finishes[0] >> _TICKET_BITS) - g
+        k = (self._finishes[0] >> TICKET_BITS) - g
         # What the next iteration reads: all contexts, with what it adds.
         read = self._offset_sum + grown * (g + 1)
         if may_prefill:
@@ -798,5 +798,5 @@ class Replica:
             self._waiting.appendleft(victim)
         self._prefixes.trim(free - demand)
         # O(n), and rare enough below a tenth preempted; a heap with holes would cost every finish.
-        self._finishes = [key for key in self._finishes if key & _TICKET_MASK in self._running]
+        self._finishes = [key for key in self._finishes if key & TICKET_MASK in self._running]
         heapify(self._finishes)
