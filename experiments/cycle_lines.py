@@ -7,17 +7,21 @@ from __future__ import annotations
 import json
 import zlib
 from abc import abstractmethod
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, Self, overload
 from weakref import finalize
 
-from experiments.scores.changes import Desired, add_desired
-from loop.records import line_and_text
+from experiments.scores.changes import Desired, add_desired, note_desired
+from loop.actuator import planned
+from loop.record_texts import RecordTexts
 from loop.types import CycleRecord
 from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
+_TOGETHER = 16
 
 
 class CycleLines(Sequence[Mapping[str, Any]]):
@@ -30,20 +34,30 @@ class CycleLines(Sequence[Mapping[str, Any]]):
     def __init__(self) -> None:
         self.desired: dict[str, list[Desired]] = {}
         self.failed = 0
+        self._write = RecordTexts()
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
-        line, text = line_and_text(record)
-        add_desired(self.desired, line)
-        self.failed += bool(line["error"])
-        self._keep(text.encode())
+        seen = record.seen.servers if record.seen is not None else {}
+        planned_of = planned(record.seen, record.changes) if record.seen is not None else {}
+        for name, one in planned_of.items():
+            view = seen[name]
+            note_desired(
+                self.desired,
+                name,
+                t_s=record.now_s,
+                before=(view.accelerator, view.wanted),
+                after=(one.accelerator, one.replicas) if record.applied else None,
+            )
+        self.failed += bool(record.error)
+        self._keep(self._write.parts(record, planned_of))
 
     def texts(self) -> Iterator[str]:
         """Yield each line as text, without its end."""
         return (self._text(place).decode() for place in range(len(self)))
 
     @abstractmethod
-    def _keep(self, text: bytes) -> None: ...
+    def _keep(self, parts: Sequence[str]) -> None: ...
 
     @abstractmethod
     def _text(self, place: int) -> bytes: ...
@@ -63,20 +77,55 @@ class CycleLines(Sequence[Mapping[str, Any]]):
 
 
 class PackedLines(CycleLines):
-    """In memory."""
+    """In memory, so many together: what is told of a server is often what the line before told."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed: list[bytes] = []
+        self._packed: list[_Block] = []
+        self._open: list[Sequence[str]] = []
+        self._unpacked: tuple[int, list[bytes]] = (-1, [])
 
-    def _keep(self, text: bytes) -> None:
-        self._packed.append(zlib.compress(text, _QUICK))
+    def _keep(self, parts: Sequence[str]) -> None:
+        self._open.append(parts)
+        if len(self._open) == _TOGETHER:
+            self._packed.append(_Block.of(self._open))
+            self._open = []
 
     def _text(self, place: int) -> bytes:
-        return zlib.decompress(self._packed[place])
+        block, inside = divmod(place, _TOGETHER)
+        if block == len(self._packed):
+            return "".join(self._open[inside]).encode()
+        if self._unpacked[0] != block:
+            self._unpacked = block, self._packed[block].lines()
+        return self._unpacked[1][inside]
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return _TOGETHER * len(self._packed) + len(self._open)
+
+
+class _Block(NamedTuple):
+    """Lines that were packed together: each part once, where these end, and which a line has."""
+
+    packed: bytes
+    ends: array[int]
+    lines_of: tuple[array[int], ...]
+
+    @classmethod
+    def of(cls, lines: Sequence[Sequence[str]]) -> Self:
+        """Pack *lines*, which are in parts."""
+        places: dict[str, int] = {}
+        found = tuple(
+            array("I", [places.setdefault(part, len(places)) for part in line]) for line in lines
+        )
+        parts = [part.encode() for part in places]
+        ends = array("I", accumulate(map(len, parts)))
+        return cls(zlib.compress(b"".join(parts), _QUICK), ends, found)
+
+    def lines(self) -> list[bytes]:
+        """Return the lines."""
+        text = zlib.decompress(self.packed)
+        parts = [text[begin:end] for begin, end in pairwise((0, *self.ends))]
+        return [b"".join([parts[place] for place in line]) for line in self.lines_of]
 
 
 class FileOfLines(CycleLines):
@@ -88,7 +137,8 @@ class FileOfLines(CycleLines):
         finalize(self, self._file.close)
         self._begins = [0]
 
-    def _keep(self, text: bytes) -> None:
+    def _keep(self, parts: Sequence[str]) -> None:
+        text = "".join(parts).encode()
         self._file.write(text + b"\n")
         self._begins.append(self._begins[-1] + len(text) + 1)
 

@@ -63,6 +63,7 @@ class DataSource:
         self._capacity: Mapping[str, int] = {}
         # The file of the capacity as it was read last: its text, what it says, and its warnings.
         self._last: tuple[bytes, Mapping[str, int], list[str]] | None = None
+        self._made: tuple[SystemData, Mapping[str, int], SystemData] | None = None
         self._lines: list[str] = []
         self._told: frozenset[str] = frozenset()
 
@@ -118,9 +119,17 @@ class DataSource:
         lines = frozenset(self._lines)
         fresh = tuple(line for line in dict.fromkeys(self._lines) if line not in self._told)
         self._told = lines if not error else self._told | lines
-        return DataReading(
-            system=replace(system, capacity=self._capacity), warnings=fresh, error=error
-        )
+        return DataReading(system=self._with_capacity(system), warnings=fresh, error=error)
+
+    def _with_capacity(self, system: SystemData) -> SystemData:
+        """Return *system* with the capacity as it was read: the same object, while both are, by
+        which others tell that nothing has changed.
+        """
+        made = self._made
+        if made is None or made[0] is not system or made[1] is not self._capacity:
+            whole = replace(system, capacity=self._capacity)
+            made = self._made = system, self._capacity, whole
+        return made[2]
 
 
 def _bytes_of(path: Path) -> bytes | None:

@@ -35,6 +35,12 @@ def record_line(record: CycleRecord) -> Line:
 def _line(record: CycleRecord) -> Line:
     """Return *record* as an object whose figures are as they were found."""
     desired = {} if record.seen is None else planned(record.seen, record.changes)
+    servers, internals = _servers(record, desired), _internals(record, desired)
+    return head(record) | {"servers": servers, "internals": internals} | tail(record, desired)
+
+
+def head(record: CycleRecord) -> Line:
+    """Return what a line tells before it comes to the servers."""
     return {
         "ts": record.ts,
         "t_s": record.now_s,
@@ -50,8 +56,12 @@ def _line(record: CycleRecord) -> Line:
         "traceback": record.traceback,
         "warnings": record.warnings,
         "warningKinds": record.warning_kinds,
-        "servers": _servers(record, desired),
-        "internals": _internals(record, desired),
+    }
+
+
+def tail(record: CycleRecord, desired: Mapping[str, Change]) -> Line:
+    """Return what a line tells behind them."""
+    return {
         "capacity": _capacity(record, desired),
         "totalCost": record.total_cost_cents_per_h,
         "timing": {
@@ -65,23 +75,22 @@ def _line(record: CycleRecord) -> Line:
 
 def record_text(record: CycleRecord) -> str:
     """Return *record* as one line of text, without the line's end."""
-    return line_and_text(record)[1]
-
-
-def line_and_text(record: CycleRecord) -> tuple[Line, str]:
-    """Return *record* as record_line does, but for figures that JSON cannot write, and as text."""
     line = _line(record)
-    # Policies put into the details what they like; all else is of the types of JSON.
-    if all(is_plain(row["details"]) for row in line["internals"]):
-        text = quick_text(line)
-        if text is not None:
-            return line, text
+    return text_of(line, plain=all(is_plain(row["details"]) for row in line["internals"]))
+
+
+def text_of(line: Line, *, plain: bool = True) -> str:
+    """Return *line* as text. *plain*: it is of the types of JSON alone; what policies put into the
+    details may be of any.
+    """
+    text = quick_text(line) if plain else None
+    if text is not None:
+        return text
     try:
         # Nearly all lines can be written as they are, and to look at every figure takes as long.
-        return line, _ENCODER.encode(line)
+        return _ENCODER.encode(line)
     except (TypeError, ValueError):
-        plain = record_line(record)
-        return plain, _ENCODER.encode(plain)
+        return _ENCODER.encode(_plain(line))
 
 
 # A line is a tree: there are no circles to look for.
@@ -126,13 +135,35 @@ def _servers(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
     targets = record.decision.targets if record.decision else {}
     unserved = record.decision.unserved if record.decision else {}
     return [
-        _seen(view)
-        | _estimated(estimated.get(name))
-        | _objectives(record.data, view)
-        | _decided(record.data, view, desired[name])
-        | _explained(targets.get(name), desired[name], unserved.get(name))
+        server_row(
+            view,
+            estimated.get(name),
+            record.data,
+            target=targets.get(name),
+            unserved=unserved.get(name),
+            desired=desired[name],
+        )
         for name, view in record.seen.servers.items()
     ]
+
+
+def server_row(
+    view: ServerView,
+    estimated: ServerView | None,
+    data: SystemData | None,
+    *,
+    target: Target | None,
+    unserved: Why | None,
+    desired: Change,
+) -> Line:
+    """Return what a line tells of one server."""
+    return (
+        _seen(view)
+        | _estimated(estimated)
+        | _objectives(data, view)
+        | _decided(data, view, desired)
+        | _explained(target, desired, unserved)
+    )
 
 
 def _seen(view: ServerView) -> Line:
@@ -316,29 +347,29 @@ def _explained(target: Target | None, desired: Change, unserved: Why | None) -> 
 
 
 def _internals(record: CycleRecord, planned_of: Mapping[str, Change]) -> list[Line]:
-    """Return the latency model that was estimated of every server where it is to run, and the
-    figures behind its decision.
-    """
     if record.seen is None or record.data is None:
         return []
     targets = record.decision.targets if record.decision else {}
-    rows = []
-    for name, desired in planned_of.items():
-        model = record.seen.servers[name].model
-        perf = record.data.perf.get((model, desired.accelerator))
-        details = targets[name].why.details if name in targets else {}
-        rows.append(
-            {
-                "name": name,
-                "model": model,
-                "accelerator": desired.accelerator,
-                "alpha": perf.alpha_ms if perf else None,
-                "beta": perf.beta_ms if perf else None,
-                "gamma": perf.gamma_ms if perf else None,
-                "details": details,
-            }
-        )
-    return rows
+    return [
+        model_row(record.data, record.seen.servers[name], targets.get(name), desired)
+        for name, desired in planned_of.items()
+    ]
+
+
+def model_row(data: SystemData, view: ServerView, target: Target | None, desired: Change) -> Line:
+    """Return the latency model that was estimated of one server where it is to run, and the figures
+    behind its decision.
+    """
+    perf = data.perf.get((view.model, desired.accelerator))
+    return {
+        "name": view.name,
+        "model": view.model,
+        "accelerator": desired.accelerator,
+        "alpha": perf.alpha_ms if perf else None,
+        "beta": perf.beta_ms if perf else None,
+        "gamma": perf.gamma_ms if perf else None,
+        "details": target.why.details if target is not None else {},
+    }
 
 
 def capacity_rows(record: CycleRecord) -> list[Line]:

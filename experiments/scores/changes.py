@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from experiments.columns import Floats, Window
+from twin.frozen import made_quickly
 
 REVERSAL_WITHIN_S = 15 * 60.0
 _STEADY_WITHIN = 1
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """What was wanted of one server after one cycle."""
@@ -41,15 +43,33 @@ def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Des
 def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> None:
     """Add to *desired* what is wanted after *cycle*."""
     for row in cycle["servers"]:
-        history = desired.get(row["name"])
-        if history is None:
-            wanted, accelerator = row["wanted"], row["currentAccelerator"]
-            history = [Desired(t_s=0.0, accelerator=accelerator, replicas=wanted)]
-            desired[row["name"]] = history
-        if cycle["applied"]:
-            history.append(
-                Desired(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"])
-            )
+        note_desired(
+            desired,
+            row["name"],
+            t_s=cycle["t_s"],
+            before=(row["currentAccelerator"], row["wanted"]),
+            after=(row["accelerator"], row["replicas"]) if cycle["applied"] else None,
+        )
+
+
+def note_desired(
+    desired: dict[str, list[Desired]],
+    name: str,
+    *,
+    t_s: float,
+    before: tuple[str, int],
+    after: tuple[str, int] | None,
+) -> None:
+    """Add to *desired* what is wanted of *name* from *t_s* on, accelerator and replicas (None: what
+    was wanted *before*).
+    """
+    history = desired.get(name)
+    if history is None:
+        accelerator, replicas = before
+        history = desired[name] = [Desired(t_s=0.0, accelerator=accelerator, replicas=replicas)]
+    if after is not None:
+        accelerator, replicas = after
+        history.append(Desired(t_s=t_s, accelerator=accelerator, replicas=replicas))
 
 
 def count_changes(desired: Sequence[Desired], window: Window) -> int:

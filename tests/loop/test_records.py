@@ -7,13 +7,16 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from loop.actuator import planned
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
+from loop.record_texts import RecordTexts
 from loop.records import record_line, record_text, snapshot_of
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from loop.types import Change, CycleRecord, Decision, Load, Target, Why, one_pool
@@ -208,3 +211,43 @@ def test_a_recording_can_be_observed_again() -> None:
     assert record.seen is not None
     # FakeBackend's time stands still at 0: the line has the time of the cycle.
     assert snapshot_of(line) == replace(record.seen, now_s=60.0)
+
+
+def test_lines_of_which_only_the_ages_change_are_as_if_written_anew() -> None:
+    """Of a server that is as it was only the ages are written: no figure may be that of before."""
+    texts = RecordTexts()
+    first = decided(cycle(FakeBackend([server_view(), server_view("s2", load=None)])))
+    assert first.seen is not None
+    assert first.decision is not None
+    odd = replace(
+        first.decision.targets["s1"], why=Why(kind="batch", details={"a": ["\x1e", 1e-7]})
+    )
+    views, targets = dict(first.seen.servers), dict(first.decision.targets)
+    kept = 0
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("s1", {}),
+        ("s1", {"load_age_s": 3.0, "sample_age_s": 1e-7, "percentiles_age_s": 2}),
+        ("s2", {"load_age_s": math.nan, "kv_usage": 0.25}),
+        ("s1", {"running": 4, "load_age_s": 4.5}),
+        ("s2", {"load": Load(rate_rpm=1.0, in_tokens=2.0, out_tokens=3.0)}),
+        ("s1", {"replicas_min": 3}),
+        ("s2", {}),
+    ]
+    for step, (name, fields) in enumerate(steps):
+        views[name] = replace(views[name], **fields)
+        if step == 5:
+            targets["s1"] = odd
+        if step == 6:
+            del views["s1"]
+        decision = replace(first.decision, targets=dict(targets))
+        seen = replace(first.seen, servers=dict(views), now_s=float(step))
+        changes = first.changes if "s1" in views else ()
+        record = replace(
+            first, seen=seen, estimated=seen, decision=decision, cycle=step, changes=changes
+        )
+        parts = texts.parts(record, planned(seen, changes))
+        assert "".join(parts) == record_text(record)
+        kept += len(parts) > 7
+    assert kept >= 3, "some row was only made older"
+    failed = replace(first, seen=None, estimated=None, data=None, decision=None, changes=())
+    assert "".join(texts.parts(failed, {})) == record_text(failed)

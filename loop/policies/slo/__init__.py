@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.rules import OptimizerSettings, SolverName
@@ -18,7 +18,7 @@ from loop.optimizer.solution import Assignment
 from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
-from loop.policies.slo.demand import NOTHING, Demand, Memories
+from loop.policies.slo.demand import NOTHING, Memories
 from loop.policies.slo.moves import settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
@@ -34,6 +34,20 @@ ROOMY = 2
 DEFAULTS = OptimizerSettings(rules=OURS)
 # Of the shares of what there is, what is tried until all of it fits.
 TRIED = (1.0, 0.93, 0.86)
+
+
+class _Told(NamedTuple):
+    """All that a target says: what was found, the rate that it is for [requests/min] and how that
+    was foreseen, what is served, of what comes [requests/min], if that is less, and what is asked
+    for.
+    """
+
+    found: Assignment
+    rate_rpm: float | None
+    method: str | None
+    share: tuple[float, float] | None
+    replicas: int
+    max_batch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +76,9 @@ class SloPolicy:
     name: str = "slo"
     tick_s: float = 30.0
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
+    told: dict[str, tuple[_Told, Target]] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -177,15 +194,27 @@ class SloPolicy:
         for name in gpus_left.by_class(allocations):
             grown(name, _with_margin(case, allocations[name]))
         for name, one in allocations.items():
-            targets[name] = _target(
+            asked = case.demands.get(name)
+            load = found.system.servers[name].current.load
+            what = _Told(
                 one,
-                found.system,
-                case.demands.get(name),
-                share=case.share_rpm(name),
-                replicas=replicas[name],
-                max_batch=self._max_batch(one, found.system),
+                None if load is None else load.rate_rpm,
+                None if asked is None else asked.forecast.method,
+                case.share_rpm(name),
+                replicas[name],
+                self._max_batch(one, found.system),
             )
+            targets[name] = self._target(name, what)
         return Decision(targets=targets, unserved={**found.infeasible, **short})
+
+    def _target(self, name: str, what: _Told) -> Target:
+        """Return *what* is found as a target: the last one, if that is what was found then."""
+        last = self.told.get(name)
+        if last is not None and last[0].found is what.found and last[0][1:] == what[1:]:
+            return last[1]
+        target = _target(what)
+        self.told[name] = what, target
+        return target
 
     def _kept(self, case: Case, name: str, moved: Mapping[str, int]) -> int:
         """Return how many replicas *name* keeps at least, as it moves or has moved just now."""
@@ -245,29 +274,21 @@ def _with_margin(case: Case, one: Assignment) -> int:
     return needed if view.replicas_max is None else min(needed, view.replicas_max)
 
 
-def _target(
-    found: Assignment,
-    system: SystemData,
-    asked: Demand | None,
-    *,
-    share: tuple[float, float] | None,
-    replicas: int,
-    max_batch: int,
-) -> Target:
-    """Return what is *found* as a target; *share*: what is served, of what comes [requests/min], if
-    that is less.
-    """
-    load = system.servers[found.server].current.load
-    demand: dict[str, object] = {"demandRpm": load.rate_rpm} if load is not None else {}
-    if asked is not None:
-        demand["forecast"] = asked.forecast.method
+def _target(what: _Told) -> Target:
+    """Return *what* is found as a target."""
+    found, replicas = what.found, what.replicas
+    demand: dict[str, object] = {}
+    if what.rate_rpm is not None:
+        demand["demandRpm"] = what.rate_rpm
+    if what.method is not None:
+        demand["forecast"] = what.method
     why = replace(found.why, details={**found.why.details, **demand})
-    if share is not None:
-        text = f"capacity: {share[0]:.0f} of {share[1]:.0f} requests/min; {why.text}"
+    if what.share is not None:
+        text = f"capacity: {what.share[0]:.0f} of {what.share[1]:.0f} requests/min; {why.text}"
         why = replace(why, kind="capacity", text=text)
     return Target(
         server=found.server,
-        pools=one_pool(accelerator=found.accelerator, replicas=replicas, max_batch=max_batch),
+        pools=one_pool(accelerator=found.accelerator, replicas=replicas, max_batch=what.max_batch),
         cost_cents_per_h=found.cost_cents_per_h * replicas / max(found.replicas, 1),
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,

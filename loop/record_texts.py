@@ -1,0 +1,197 @@
+"""The lines of successive records as text, in parts: what is told of a server that is as it was is
+not written anew, and is the same part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from loop.json_text import is_plain
+from loop.records import Line, head, model_row, server_row, tail, text_of
+from loop.types import ServerView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from loop.spec import SystemData
+    from loop.types import Change, CycleRecord, Target, Why
+
+# What only grows older between two samples, by the field of a view: nearly all that changes. They
+# stand in this order in a row.
+AGES = {
+    "percentiles_age_s": "percentilesAgeS",
+    "load_age_s": "loadAgeS",
+    "sample_age_s": "sampleAgeS",
+}
+_ages = attrgetter(*AGES)
+_else = attrgetter(
+    *(field.name for field in fields(ServerView) if field.name not in {*AGES, "pods", "gauges"})
+)
+# No word of a line is this one, or they are written one by one.
+_BETWEEN = "\x1e"
+
+
+class _Told(NamedTuple):
+    """What a row tells of a server."""
+
+    view: ServerView
+    estimated: ServerView | None
+    data: SystemData | None
+    target: Target | None
+    unserved: Why | None
+    desired: Change
+
+    def is_as(self, other: _Told) -> bool:
+        """Tell whether the rows differ in ages only. What is carried from cycle to cycle is the
+        same object; equal ones may be written in another way.
+        """
+        mine, theirs = self.view, other.view
+        return (
+            mine.load is theirs.load
+            and self.target is other.target
+            and self.data is other.data
+            and self.unserved is other.unserved
+            and self.desired.pools == other.desired.pools
+            and _estimate(self.estimated) == _estimate(other.estimated)
+            and all(map(is_, _else(mine), _else(theirs)))
+        )
+
+
+def _estimate(view: ServerView | None) -> tuple[object, str] | None:
+    return None if view is None else (view.load, view.load_source)
+
+
+class _Written:
+    """The texts of a server: its row, and its latency model ("": nothing is known of data)."""
+
+    __slots__ = ("model", "parts", "row", "told")
+
+    def __init__(self, told: _Told, row: str, model: str) -> None:
+        self.told, self.row, self.model = told, row, model
+        self.parts: tuple[str, ...] = ()
+
+    def aged(self, view: ServerView) -> list[str]:
+        """Return the parts of the row with the ages that *view* has."""
+        self.parts = self.parts or _without_ages(self.row)
+        found: list[str] = []
+        for part, age_s in zip(self.parts, _ages(view), strict=False):
+            known = type(age_s) is float and math.isfinite(age_s)
+            found += part, repr(age_s) if known else text_of({"": age_s})[4:-1]
+        return [*found, self.parts[-1]]
+
+
+def _without_ages(row: str) -> tuple[str, ...]:
+    """Return what stands before, between and behind the ages. Within a word there are no quotes."""
+    parts = []
+    for name in AGES.values():
+        before, key, row = row.partition(f'"{name}":')
+        parts.append(before + key)
+        row = row[row.index(",") :]
+    return (*parts, row)
+
+
+class RecordTexts:
+    """Writes the records of one loop, one after the other."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Written] = {}
+
+    def parts(self, record: CycleRecord, desired: Mapping[str, Change]) -> list[str]:
+        """Return the text of *record*, as loop.records has it, in parts; *desired* is what is
+        planned of its servers.
+        """
+        told = _told(record, desired)
+        self._write(told)
+        known = {name: self._known[name] for name in told}
+        rows = (
+            [one.row] if one.told is told[name] else one.aged(told[name].view)
+            for name, one in known.items()
+        )
+        models = ([one.model] for one in known.values() if one.model)
+        return [
+            text_of(head(record))[:-1] + ',"servers":[',
+            *_joined(rows),
+            '],"internals":[',
+            *_joined(models),
+            "]," + text_of(tail(record, desired))[1:],
+        ]
+
+    def _write(self, told: Mapping[str, _Told]) -> None:
+        """Write anew what is *told* of the servers that are not as they were."""
+        before = self._known
+        new = {
+            name: one
+            for name, one in told.items()
+            if name not in before or not one.is_as(before[name].told)
+        }
+        rows = _texts(
+            [
+                server_row(
+                    one.view,
+                    one.estimated,
+                    one.data,
+                    target=one.target,
+                    unserved=one.unserved,
+                    desired=one.desired,
+                )
+                for one in new.values()
+            ]
+        )
+        models = _texts(
+            [
+                model_row(one.data, one.view, one.target, one.desired)
+                for one in new.values()
+                if one.data is not None
+            ]
+        )
+        each = iter(models)
+        for (name, one), row in zip(new.items(), rows, strict=True):
+            before[name] = _Written(one, row, "" if one.data is None else next(each))
+        for name in before.keys() - told.keys():
+            del before[name]
+
+
+def _told(record: CycleRecord, desired: Mapping[str, Change]) -> dict[str, _Told]:
+    if record.seen is None:
+        return {}
+    estimated = record.estimated.servers if record.estimated else {}
+    targets = record.decision.targets if record.decision else {}
+    unserved = record.decision.unserved if record.decision else {}
+    return {
+        name: _Told(
+            view,
+            estimated.get(name),
+            record.data,
+            targets.get(name),
+            unserved.get(name),
+            desired[name],
+        )
+        for name, view in record.seen.servers.items()
+    }
+
+
+def _texts(rows: Sequence[Line]) -> list[str]:
+    """Return each of *rows* as text: to write all at once takes less than one by one."""
+    plain = all(is_plain(row.get("details")) for row in rows)
+    between: list[Any] = [_BETWEEN] * (2 * len(rows))
+    between[::2] = rows
+    text = text_of({"": between}, plain=plain)
+    found = text[5 : -len(_CUT) - 1].split(_CUT)
+    if not rows or len(found) == len(rows):
+        return found[: len(rows)]
+    return [text_of(row, plain=is_plain(row.get("details"))) for row in rows]
+
+
+_CUT = f',"\\u{ord(_BETWEEN):04x}",'
+
+
+def _joined(rows: Iterator[list[str]]) -> list[str]:
+    """Return the parts of all rows, with commas between."""
+    found: list[str] = []
+    for row in rows:
+        found += row
+        found.append(",")
+    return found[:-1]
