@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def our_style() -> AbstractContextManager[None]:
             "axes.spines.right": False,
             "svg.hashsalt": "inferno",  # the ids in an SVG are random without it
             "svg.fonttype": "none",
+            "text.parse_math": False,  # a server may be named with dollar signs
         }
     )
 
@@ -126,7 +128,9 @@ def save_figure(figure: Figure, stem: Path, form: Form = SCREEN) -> list[Path]:
     written = []
     for kind, notes in metadata.items():
         target = stem.with_suffix(f".{kind}")
-        with whole_file(target) as part, our_style():
+        with whole_file(target) as part, our_style(), warnings.catch_warnings():
+            # A box stands for a letter that the font lacks, as names in other scripts have them.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(part, format=kind, dpi=dpi, metadata=notes)
         figure.set_layout_engine("none")  # found once, it serves both files
         written.append(target)

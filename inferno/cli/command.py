@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
+# As argparse names them, and we do.
+_NUMBERS = {"int": "a whole number", "float": "a number"}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, and what may have been meant."""
 
@@ -24,7 +28,14 @@ class Parser(argparse.ArgumentParser):
 
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
-            message += did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+            choices = re.findall(r"[\w-]+", wrong[2])
+            found = f"expected one of {', '.join(choices)}; found {wrong[1][:60]!r}"
+            message = message.replace(wrong[0], found) + did_you_mean(wrong[1], choices)
+        message = re.sub(
+            r"invalid (int|float) value: ('.{0,60})",
+            lambda told: f"expected {_NUMBERS[told[1]]}, found {told[2]}",
+            message,
+        )
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:

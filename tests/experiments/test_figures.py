@@ -220,6 +220,27 @@ def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -
         assert not over, (text, over)
 
 
+@pytest.mark.filterwarnings("error")
+def test_servers_are_drawn_whatever_they_are_called(tmp_path: Path) -> None:
+    """Two dollar signs were a formula, which ended a run after all of it had been simulated; and
+    each letter that the font lacks was a warning of its own.
+    """
+    names = ["$(HOME) {x} %s", "東京/推論", "<b>ü</b> \\alpha_1^2"]
+    counts = replica_timeline(lives((0.0, 0.0, 0.0, NAN, NAN)), {}, names=names, end_s=120.0)
+    minutes = minute_timeline(columns([]), [None] * 3, names=names, end_s=120.0)
+    figure = draw_timelines(
+        counts,
+        minutes,
+        fleet_timeline(lives((0.0, 0.0, 0.0, NAN, NAN)) | PRICED, end_s=120.0),
+        titles={name: f"{name}: 99 %, $ 9.14/h" for name in names},
+        heading="a run, $ 19.91 an hour, of $ 20",
+        accelerators={},
+    )
+    assert save_figure(figure, tmp_path / "timeline", Form(svg=True))[0].stat().st_size > 1000
+    svg = (tmp_path / "timeline.svg").read_text()
+    assert "$(HOME) {x} %s: 99 %, $ 9.14/h" in svg
+
+
 def test_the_fleet_is_what_pods_hold_and_cost() -> None:
     """From the instant a pod gets its GPUs until it gives them back, whether it serves or not."""
     pods = lives(

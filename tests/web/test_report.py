@@ -23,10 +23,10 @@ from experiments.replay import from_go
 from experiments.stability import stability
 from experiments.sweep_figures import ATTAINMENT, cell_estimates, draw_heat_maps
 from inferno.cli.main import main
-from inferno.web.charts import CostChart, HeatMap, Note, Table
+from inferno.web.charts import Bars, CostChart, Curve, HeatMap, Lines, Note, Part, Section, Table
 from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
-from inferno.web.report import report_of, report_page, write_report
+from inferno.web.report import Report, report_of, report_page, write_report
 from inferno.web.thinning import POINTS_MAX, thinned
 from inferno.web.timeline import Timeline, plain
 from tests.web.browser import opened
@@ -290,6 +290,42 @@ def test_a_thousand_servers_can_be_looked_through(browser: Browser, tmp_path: Pa
         page.fill("input[type=search]", "nothing like it")
         assert "Empty the box" in page.inner_text("#timelines")
         assert page.evaluate("performance.memory.usedJSHeapSize") < 150 * MIB
+        assert problems == []
+
+
+def test_names_stand_in_figures_as_they_are(browser: Browser, tmp_path: Path) -> None:
+    """The library took a name with < for HTML, and one of 120 letters left no room for bars. A page
+    of 360 points scrolls to nowhere at its side.
+    """
+    names = ["<b>big</b> & 'co'", "$(HOME) {{x}} %{y}", "a" * 57 + "b", "a" * 58]
+    curves = [Curve(name=name, x=[1.0, 2.0], y=[0.0, 100.0]) for name in names]
+    items = [
+        Table(
+            title="names",
+            headings=["server", *"abcdefg"],
+            rows=[[name, *"1234567"] for name in names],
+        ),
+        Lines(title="lines", x_title="x", y_title="y", curves=curves),
+        Bars(
+            title="bars",
+            unit="points",
+            names=names,
+            parts=[Part(name="cause", meaning="why", values=[1.0, 2.0, 3.0, 4.0])],
+        ),
+    ]
+    section = Section(title="odd", about="names", items=items)
+    report = Report(title="odd", made_with="a test", timelines=[], sections=[section])
+    (tmp_path / "page.html").write_text(report_page(report))
+    with opened(browser, (tmp_path / "page.html").as_uri(), width=360) as (shown, problems):
+        shown.wait_for_selector(".main-svg .bars")
+        legend = shown.locator(".legendtext").all_text_contents()
+        assert {"<b>big</b> & 'co'", "$(HOME) {{x}} %{y}"} <= set(legend)
+        ticks = shown.locator(".ytick text").all_text_contents()
+        assert "<b>big</b> & 'co'" in ticks
+        assert sum("…" in text for text in ticks) == 2, "each of the two long names has its bar"
+        bars = shown.evaluate("document.querySelector('.bars').getBoundingClientRect().width")
+        assert bars > 90.0
+        assert shown.evaluate("document.documentElement.scrollWidth") == 360
         assert problems == []
 
 

@@ -3,7 +3,7 @@
 "use strict";
 
 Object.assign(inferno, (() => {
-  const { axis, colour, draw, escape, figure, isKnown: known, layout, look, make, onLook, short, tableOf } = inferno.parts;
+  const { axis, colour, draw, emptyNote, escape, figure, isKnown: known, label, layout, look, make, onLook, short, tableOf } = inferno.parts;
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon"];
 
   const layoutOf = (height, x, y, { xaxis = {}, yaxis = {}, ...extra } = {}) => layout(height, {
@@ -52,7 +52,7 @@ Object.assign(inferno, (() => {
       const star = name === "clairvoyant";
       const shade = star ? look().ink : colourOf(name, own[0].bound);
       return {
-        x: own.map((one) => one.x), y: own.map((one) => one.y), name, type: "scatter", mode: "markers",
+        x: own.map((one) => one.x), y: own.map((one) => one.y), name: label(name), type: "scatter", mode: "markers",
         marker: { size: star ? 15 : 10, symbol: star ? "star" : SYMBOLS[number % SYMBOLS.length], color: shade },
         error_x: { ...bars("x"), color: shade }, error_y: { ...bars("y"), color: shade },
         text: own.map((one) => `<b>${escape(one.text)}</b><br>$ ${usd(one.x)}${span(one.x_low, one.x_high, usd)} an hour<br>`
@@ -67,7 +67,7 @@ Object.assign(inferno, (() => {
     });
     draw(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
       xaxis: { range: upwards(view(item.points, "x")) }, yaxis: { range: shares(view(item.points, "y")) },
-    } : {}));
+    } : { annotations: [emptyNote("not known: no request was scored")] }));
   }
 
   // -- heat maps
@@ -100,7 +100,7 @@ Object.assign(inferno, (() => {
   function lines(place, item) {
     const dashes = ["solid", "dash", "dot", "dashdot"];
     const traces = item.curves.map((curve, number) => ({
-      x: curve.x, y: curve.y, name: curve.name, type: "scatter", mode: curve.x.length > 1 ? "lines" : "markers",
+      x: curve.x, y: curve.y, name: label(curve.name), type: "scatter", mode: curve.x.length > 1 ? "lines" : "markers",
       marker: { color: colourOf(curve.name, curve.bound) },
       line: {
         shape: item.steps ? "hv" : "linear", width: curve.bound ? 1.4 : 1.8, color: colourOf(curve.name, curve.bound),
@@ -114,15 +114,23 @@ Object.assign(inferno, (() => {
     }));
   }
 
+  // Names beside bars: at most a third of the figure is theirs.
+  const labelled = (names, place) => ({
+    tickvals: names, ticktext: names.map((name) => label(name, Math.max(Math.min(Math.floor(place.clientWidth / 16), 40), 16))),
+  });
+
   function bars(place, item) {
     const traces = item.parts.map((part, number) => ({
       type: "bar", orientation: "h", x: part.values, y: item.names, name: part.name, marker: { color: colour(number) },
-      hovertemplate: `<b>%{y}</b><br>${escape(part.name)}: %{x:.2f} ${escape(item.unit)}<br>${escape(part.meaning)}<extra></extra>`,
+      text: item.names.map(escape), textposition: "none",
+      hovertemplate: `<b>%{text}</b><br>${escape(part.name)}: %{x:.2f} ${escape(item.unit)}<br>${escape(part.meaning)}<extra></extra>`,
     }));
     // In a narrow window each reason has a line of its own; a legend that takes half of the figure would scroll.
-    const lines = Math.ceil(item.parts.length / Math.max(Math.floor((place.clientWidth - 160) / 120), 1));
+    const beside = labelled(item.names, place);
+    const room = place.clientWidth - 60 - 6.5 * Math.max(...beside.ticktext.map((text) => text.length), 12);
+    const lines = Math.ceil(item.parts.length / Math.max(Math.floor(room / 120), 1));
     draw(place, traces, layoutOf(Math.max(140 + 24 * item.names.length, 40 * lines + 40), item.unit, "", {
-      barmode: "stack", yaxis: { autorange: "reversed", type: "category" }, showlegend: true, bargap: 0.35,
+      barmode: "stack", yaxis: { autorange: "reversed", type: "category", ...beside }, showlegend: true, bargap: 0.35,
     }));
   }
 
@@ -142,7 +150,10 @@ Object.assign(inferno, (() => {
       trace(item.rows.filter((row) => !sure(row)), "may be chance", { color: look().bound, size: 9, symbol: "circle-open", line: { width: 2 } }),
     ], layoutOf(130 + 24 * item.rows.length, item.unit, "", {
       xaxis: { zeroline: true, zerolinecolor: look().ink, zerolinewidth: 1 },
-      yaxis: { type: "category", categoryorder: "array", categoryarray: item.rows.map((row) => row.name), autorange: "reversed" },
+      yaxis: {
+        type: "category", categoryorder: "array", categoryarray: item.rows.map((row) => row.name), autorange: "reversed",
+        ...labelled(item.rows.map((row) => row.name), place),
+      },
     }));
   }
 

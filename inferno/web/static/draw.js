@@ -4,7 +4,7 @@
 
 Object.assign(inferno, (() => {
   const {
-    axis, dollars, draw, emptyNote, escape, figure, gpuColour, layout, look, make, onLook, percent, tableOf, wrapped,
+    axis, dollars, draw, emptyNote, escape, figure, gpuColour, label, layout, look, make, onLook, percent, tableOf, wrapped,
   } = inferno.parts;
   const FORMAT = 1;
   const SPAN_MIN_S = 180;
@@ -65,7 +65,7 @@ Object.assign(inferno, (() => {
   function gpuFigure(timeline, range) {
     const fleet = timeline.fleet;
     const traces = fleet.gpus.filter((one) => known(one.used).some((value) => value > 0)).map((one) => ({
-      ...steps(timeline, fleet.t_s, one.used), name: one.type, type: "scatter", mode: "lines", stackgroup: "used",
+      ...steps(timeline, fleet.t_s, one.used), name: label(one.type), type: "scatter", mode: "lines", stackgroup: "used",
       line: { shape: "hv", width: 1, color: gpuColour(one.type) }, customdata: one.available,
       hovertemplate: `${escape(one.type)}: %{y} of %{customdata} GPUs<extra></extra>`,
     }));
@@ -112,7 +112,7 @@ Object.assign(inferno, (() => {
     const { t_s: t, by_accelerator: pools } = server.replicas;
     const traces = [];
     const layer = (pool, values, state, extra) => traces.push({
-      ...steps(timeline, t, values), name: `${pool.accelerator} ${state}`, type: "scatter", mode: "lines",
+      ...steps(timeline, t, values), name: `${label(pool.accelerator)} ${state}`, type: "scatter", mode: "lines",
       stackgroup: "replicas", yaxis: "y2", showlegend: known(values).some((value) => value > 0),
       hovertemplate: `${escape(pool.accelerator)}: %{y} ${state}<extra></extra>`, ...extra,
     });

@@ -79,6 +79,14 @@ const inferno = { parts: (() => {
     return lines.map(escape).join("<br>");
   }
 
+  // A name beside or below a figure, which the library reads as HTML: cut in its middle where it would leave no room for the figure.
+  function label(name, most = 32) {
+    const letters = [...String(name)];
+    const half = Math.floor((most - 1) / 2);
+    const shown = letters.length <= most ? String(name) : `${letters.slice(0, half).join("")}…${letters.slice(-half).join("")}`;
+    return shown.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  }
+
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -141,6 +149,6 @@ const inferno = { parts: (() => {
   }
 
   return {
-    axis, colour, dollars, draw, emptyNote, escape, figure, gpuColour, isKnown, layout, look, make, onLook, percent, short, tableOf, unpacked, wrapped,
+    axis, colour, dollars, draw, emptyNote, escape, figure, gpuColour, isKnown, label, layout, look, make, onLook, percent, short, tableOf, unpacked, wrapped,
   };
 })() };
