@@ -489,7 +489,8 @@ def load_of(
     Prompts are counted at the first token, as TTFT is; the length of an answer when it has ended.
     Where none has, tokens generated per first token tell its length from below; where none had a
     first token either, those per request that *came*. Where requests were served and no token was
-    generated (embeddings), an answer is what one token is: its prompt has been worked through.
+    generated (embeddings), an answer is what one token is: its prompt has been worked through, and
+    some engines count that as a first token.
     """
     firsts = total.get("firsts")
     in_tokens = next(
@@ -500,7 +501,7 @@ def load_of(
         filter(None, (_mean(total.get("generation"), count) for count in (ends, firsts, came))),
         None,
     )
-    if served > 0.0 and not firsts and total.get("generation") == 0.0:
+    if served > 0.0 and total.get("generation") == 0.0:
         out_tokens = out_tokens or 1.0
     return Load(rate_rpm=rate_rpm, in_tokens=in_tokens or 0.0, out_tokens=out_tokens or 0.0)
 
@@ -559,8 +560,12 @@ def _steps_and_tokens(total: Mapping[str, float | None]) -> tuple[float | None, 
 
 
 def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:
-    hits = total.get("cache_hits")
-    asked = total.get("cache_queries")
+    """Return which share of prompt tokens is not computed: found in the cache of the engine, or
+    fetched from one elsewhere.
+    """
+    hits, asked = total.get("cache_hits"), total.get("cache_queries")
+    if hits is not None:
+        hits += total.get("transferred") or 0.0
     share = _mean(hits, asked if asked is not None else total.get("prompt"))
     return None if share is None else min(1.0, share)
 

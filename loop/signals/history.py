@@ -266,7 +266,9 @@ def _whole_step(totals: Mapping[str, float]) -> float | None:
 
 def _prefix_share(totals: Mapping[str, float]) -> float | None:
     hits, asked = totals.get("cache_hits"), totals.get("cache_queries")
-    return min(hits / asked, PREFIX_SHARE_MAX) if hits is not None and asked else None
+    if hits is None or not asked:
+        return None
+    return min((hits + totals.get("transferred", 0.0)) / asked, PREFIX_SHARE_MAX)
 
 
 def _mean(total_s: float | None, count: float | None) -> float | None:

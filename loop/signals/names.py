@@ -35,6 +35,7 @@ COUNTERS = (
     "per_token_s",
     "cache_queries",  # prompt tokens looked up in the prefix cache
     "cache_hits",  # those found there
+    "transferred",  # those found in none of these, and fetched from elsewhere
     "preemptions",  # requests that lost their place in the KV cache
 )
 GAUGES = ("running", "waiting", "queued", "kv_usage", "start_time")
@@ -66,7 +67,12 @@ _VLLM: Mapping[str, Sequence[str]] = {
     "per_token": ("request_time_per_output_token_seconds_count",),
     "per_token_s": ("request_time_per_output_token_seconds_sum",),
     "cache_queries": ("prefix_cache_queries_total", "gpu_prefix_cache_queries_total"),
-    "cache_hits": ("prefix_cache_hits_total", "gpu_prefix_cache_hits_total"),
+    "cache_hits": (
+        "prefix_cache_hits_total",
+        "gpu_prefix_cache_hits_total",
+        "prompt_tokens_cached_total",
+    ),
+    "transferred": ("external_prefix_cache_hits_total",),
     "preemptions": ("num_preemptions_total",),
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),

@@ -51,6 +51,8 @@ NAMED = {
     "per_token_sum": "vllm:request_time_per_output_token_seconds_sum",
     "cache_queries": "vllm:prefix_cache_queries_total",
     "cache_hits": "vllm:prefix_cache_hits_total",
+    "transferred": "vllm:external_prefix_cache_hits_total",
+    "prompt_cached": "vllm:prompt_tokens_cached_total",
     "running": "vllm:num_requests_running",
     "waiting": "vllm:num_requests_waiting",
     "kv_usage": "vllm:kv_cache_usage_perc",
@@ -1020,21 +1022,33 @@ def test_latency_between_tokens_is_per_token_where_a_step_gives_several() -> Non
     assert seen({"a": per_request}, pod("a")).itl_ms == pytest.approx(12.0)
 
 
-def test_the_share_of_cached_prompt_tokens_is_told() -> None:
-    """Tokens that nobody computes are no prefill work."""
-    cached = [
+@pytest.mark.parametrize(
+    ("each", "share"),
+    [
+        ({"cache_queries": 8000.0, "cache_hits": 7440.0}, 0.93),
+        # What was not found here comes from the cache of another instance.
+        ({"cache_queries": 8000.0, "cache_hits": 1000.0, "transferred": 6000.0}, 0.875),
+        ({"prompt": 8000.0, "prompt_cached": 7440.0}, 0.93),
+        ({"cache_queries": 100.0, "cache_hits": 90.0, "transferred": 90.0}, 1.0),
+        ({}, None),
+    ],
+)
+def test_the_share_of_prompt_tokens_that_nobody_computes_is_told(
+    each: Mapping[str, float], share: float | None
+) -> None:
+    """They are no prefill work."""
+    samples = [
         Sample(
             one.t_s,
             {
                 **one.told,
-                "cache_queries": 8000.0 * (one.told["success"] or 0.0),
-                "cache_hits": 7440.0 * (one.told["success"] or 0.0),
+                **{name: count * (one.told["success"] or 0.0) for name, count in each.items()},
             },
         )
         for one in steady(rps=2.0)
     ]
-    assert seen({"a": cached}, pod("a")).cache_hit_share == pytest.approx(0.93)
-    assert seen({"a": steady(rps=2.0)}, pod("a")).cache_hit_share is None
+    told = seen({"a": samples}, pod("a")).cache_hit_share
+    assert told == (None if share is None else pytest.approx(share))
 
 
 # --- Names
@@ -1144,12 +1158,17 @@ def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
 
 
+@pytest.mark.parametrize("firsts", [False, True])
 @pytest.mark.parametrize(("reason", "out_tokens"), [("stop", 1.0), ("abort", 0.0)])
 def test_requests_that_are_served_without_a_token_are_those_of_embeddings(
-    reason: str, out_tokens: float
+    reason: str, out_tokens: float, firsts: bool
 ) -> None:
-    """They could never be scaled; but where all clients give up, nothing tells of the answers."""
-    told = {"ttft_count": 0.0, "ttft_sum": 0.0, "generation": 0.0, "answer_tokens": 0.0}
+    """They could never be scaled; but where all clients give up, nothing tells of the answers.
+    vLLM counts the end of a prompt as a first token.
+    """
+    told = {"generation": 0.0, "answer_tokens": 0.0}
+    if not firsts:
+        told |= {"ttft_count": 0.0, "ttft_sum": 0.0}
     told |= {"itl_count": 0.0, "itl_sum": 0.0}
     samples = [Sample(one.t_s, {**one.told, **told}) for one in steady(rps=1.0)]
     series = [
