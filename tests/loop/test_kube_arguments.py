@@ -12,6 +12,7 @@ ARGUMENT = "--max-num-seqs"
 PYTHON = "python3 -m"
 SHELL = ["/bin/sh", "-c"]
 BATCH = {"name": "BATCH", "value": "32"}
+EXTRA = {"name": "EXTRA", "value": "-v --max-num-seqs 64 --port 1"}
 ELSEWHERE = {"name": "BATCH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
 
 
@@ -55,6 +56,14 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"]}, 8),
         ({"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"], "envFrom": [{}]}, None),
         ({"args": ["--max-num-seqs=$(BATCH)"], "env": [ELSEWHERE]}, None),
+        ({"command": [*SHELL, "BATCH=64; vllm --max-num-seqs $BATCH"], "env": [BATCH]}, 64),
+        ({"command": [*SHELL, "export BATCH='64' && vllm --max-num-seqs=${BATCH}"]}, 64),
+        ({"command": [*SHELL, "BATCH=64; BATCH=8; vllm --max-num-seqs $BATCH"]}, None),
+        ({"command": [*SHELL, "BATCH=64$X; vllm --max-num-seqs $BATCH"]}, None),
+        ({"command": [*SHELL, "vllm serve m $EXTRA"], "env": [EXTRA]}, 64),
+        ({"args": ["serve", "m", "$(EXTRA)"], "env": [EXTRA]}, 64),
+        ({"args": ["serve", "m"], "env": [EXTRA]}, None),
+        ({"args": ["--max-num-seqs=8", "$(EXTRA)"], "env": [EXTRA]}, 8),
         ({"args": ["--max-num-seqs=$(BATCH)"]}, None),
         ({}, None),
     ],
@@ -145,6 +154,10 @@ def test_an_argument_is_found_in_every_form_and_place(
             {"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"]},
             {"env": [{"name": "BATCH", "value": "48"}]},
         ),
+        (
+            {"command": [*SHELL, "vllm serve m ${EXTRA}"], "env": [BATCH, EXTRA]},
+            {"env": [{"name": "EXTRA", "value": "-v --max-num-seqs 48 --port 1"}]},
+        ),
     ],
 )
 def test_the_number_is_changed_where_the_engine_reads_it(
@@ -214,6 +227,7 @@ def test_a_script_of_which_nobody_knows_the_engine_is_left_alone(script: str) ->
             "has no number of its own in 'vllm serve m",
         ),
         ({"args": ["--max-num-seqs"]}, "has no number of its own"),
+        ({"command": [*SHELL, "BATCH=64; vllm --max-num-seqs $BATCH"]}, "no number of its own in"),
         ({"args": ["--max-num-seqs=$(BATCH)"], "env": [ELSEWHERE]}, "no number of its own in"),
         ({"command": [*SHELL, 'vllm "$@"']}, "the shell command of c has no"),
         ({"command": [*SHELL, "vllm"], "args": ["--max-num-seqs=8"]}, "the shell command of c"),

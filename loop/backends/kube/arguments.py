@@ -104,7 +104,8 @@ class Place:
 
     value is "" if it is there without a number of its own (a variable that others set, say).
     variable is the environment variable that holds it, "" if the word itself does; key is then
-    "env".
+    "env". inside: it stands inside a longer text. told: the number that a script gives to the
+    variable which stands there.
     """
 
     container: str
@@ -113,6 +114,7 @@ class Place:
     value: str
     inside: bool = False
     variable: str = ""
+    told: str = ""
 
 
 def find(containers: Sequence[Json], argument: str, *, container: str = "") -> Place | None:
@@ -135,7 +137,34 @@ def find(containers: Sequence[Json], argument: str, *, container: str = "") -> P
         ]
         if places:
             return places[-1]
+        if (place := _in_variable(one, argument)) is not None:
+            return place
     return None
+
+
+def _in_variable(container: Json, argument: str) -> Place | None:
+    """Return where *argument* stands inside the value of an environment variable that the command
+    line of *container* names ($EXTRA_ARGS).
+    """
+    line = "\n".join(_words(container))
+    named = {name for found in _VARIABLE.finditer(line) for name in _names_of(found)}
+    for index, one in reversed(list(enumerate(container.get("env") or ()))):
+        found = _inside(argument, str(one.get("value") or ""))
+        if one.get("name") in named and found and one.get("valueFrom") is None:
+            value = found[-1]["value"].strip("\"'")
+            return Place(
+                container=str(container.get("name") or ""),
+                key="env",
+                index=index,
+                value="" if whole(value) is None else value,
+                inside=True,
+                variable=str(one["name"]),
+            )
+    return None
+
+
+def _names_of(variable: re.Match[str]) -> Sequence[str]:
+    return [name for name in variable.group("kubernetes", "braces", "plain") if name]
 
 
 def _words(container: Json) -> list[str]:
@@ -178,7 +207,8 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
             return None
         found = _of_engines(argument, word)
         value, inside = found[-1]["value"].strip("\"'") if found else "", True
-    of_variable = _reference(container, value)
+    told = _assigned(value, word) if inside else ""
+    of_variable = None if told else _reference(container, value)
     if of_variable is not None:
         return of_variable
     commands = len(container.get("command") or ())
@@ -188,7 +218,22 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
         index=at if at < commands else at - commands,
         value="" if whole(value) is None else value,
         inside=inside,
+        told=told,
     )
+
+
+def _assigned(value: str, script: str) -> str:
+    """Return the number that a *script* has given to the variable that *value* stands for, "" if it
+    gives it none.
+    """
+    found = _VARIABLE.fullmatch(value)
+    if found is None:
+        return ""
+    (name,) = _names_of(found)
+    pattern = rf"(?<![\w$]){name}=[\"']?(?P<number>\d+)[\"']?(?=[\s;&|]|$)"
+    numbers = [one["number"] for one in re.finditer(pattern, script)]
+    # Of several nobody knows which counts.
+    return numbers[0] if len(numbers) == 1 and whole(numbers[0]) is not None else ""
 
 
 def _reference(container: Json, value: str) -> Place | None:
@@ -198,7 +243,7 @@ def _reference(container: Json, value: str) -> Place | None:
     found = _VARIABLE.fullmatch(value)
     if found is None:
         return None
-    name = found["kubernetes"] or found["braces"] or found["plain"]
+    (name,) = _names_of(found)
     return _of_variable(container, name, missing=found["default"])
 
 
@@ -224,7 +269,8 @@ def _of_variable(container: Json, name: str, *, missing: str | None) -> Place | 
 def value_of(containers: Sequence[Json], argument: str, *, container: str = "") -> int | None:
     """Return the number that *argument* has, None if it has none."""
     place = find(containers, argument, container=container)
-    return int(place.value) if place is not None and place.value else None
+    told = place.value or place.told if place is not None else ""
+    return int(told) if told else None
 
 
 def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
@@ -323,7 +369,10 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     if place.variable:
         if place.value == str(value):
             return {}
-        return {"name": owner["name"], "env": [{"name": place.variable, "value": str(value)}]}
+        text = str(value)
+        if place.inside:
+            text = _with_number(owner["env"][place.index]["value"], argument, value)
+        return {"name": owner["name"], "env": [{"name": place.variable, "value": text}]}
     words = [str(word) for word in owner.get(place.key) or ()]
     word = words[place.index]
     found = _of_engines(argument, word) if place.inside else []
@@ -346,6 +395,17 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     else:
         words[place.index] = f"{word.partition('=')[0]}={value}"
     return {"name": owner["name"], place.key: words}
+
+
+def _with_number(text: str, argument: str, value: int) -> str:
+    """Return the *text* of a variable in which *argument* has *value*. Raise ValueError if it has
+    no number there.
+    """
+    found = _inside(argument, text)[-1]
+    if whole(found["value"].strip("\"'")) is None:
+        raise ValueError(f"{argument} has no number of its own in {text!r:.60}")
+    start, end = found.span("value")
+    return text[:start] + re.sub(r"\d+", str(value), found["value"]) + text[end:]
 
 
 def _of_engines(argument: str, script: str) -> list[re.Match[str]]:
