@@ -5,31 +5,26 @@ not written anew, and is the same part.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loop.json_text import is_plain
 from loop.records import Line, head, model_row, server_row, tail, text_of
-from loop.types import ServerView
+from loop.types import only_older
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from loop.spec import SystemData
-    from loop.types import Change, CycleRecord, Target, Why
+    from loop.types import Change, CycleRecord, ServerView, Target, Why
 
-# What only grows older between two samples, by the field of a view: nearly all that changes. They
-# stand in this order in a row.
+# The ages of a view by its field, in the order in which they stand in a row.
 AGES = {
     "percentiles_age_s": "percentilesAgeS",
     "load_age_s": "loadAgeS",
     "sample_age_s": "sampleAgeS",
 }
 _ages = attrgetter(*AGES)
-_else = attrgetter(
-    *(field.name for field in fields(ServerView) if field.name not in {*AGES, "pods", "gauges"})
-)
 # No word of a line is this one, or they are written one by one.
 _BETWEEN = "\x1e"
 
@@ -48,15 +43,13 @@ class _Told(NamedTuple):
         """Tell whether the rows differ in ages only. What is carried from cycle to cycle is the
         same object; equal ones may be written in another way.
         """
-        mine, theirs = self.view, other.view
         return (
-            mine.load is theirs.load
-            and self.target is other.target
+            self.target is other.target
             and self.data is other.data
             and self.unserved is other.unserved
             and self.desired.pools == other.desired.pools
             and _estimate(self.estimated) == _estimate(other.estimated)
-            and all(map(is_, _else(mine), _else(theirs)))
+            and only_older(self.view, other.view)
         )
 
 

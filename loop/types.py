@@ -5,7 +5,8 @@ beyond look-ups.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter, is_
 from typing import Literal
 
 from loop.replacing import replace
@@ -35,6 +36,7 @@ __all__ = [
     "WarningKind",
     "WhyKind",
     "one_pool",
+    "only_older",
 ]
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
@@ -236,6 +238,20 @@ class ServerView(OfPools):
         if self.gpus_reachable is None:
             return None
         return frozenset(kind for kind, count in self.gpus_reachable.items() if count > 0)
+
+
+# What only grows older between two samples.
+AGES = ("percentiles_age_s", "load_age_s", "sample_age_s")
+_but_ages = attrgetter(
+    *(each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"})
+)
+
+
+def only_older(view: ServerView, before: ServerView) -> bool:
+    """Tell whether *view* is *before* some time later; its pods are not looked at. What does not
+    change is the same object from one look to the next.
+    """
+    return view.load is before.load and all(map(is_, _but_ages(view), _but_ages(before)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

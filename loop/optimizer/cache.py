@@ -122,6 +122,8 @@ class SizingCache:
         catalog, by = self.catalog(data), self._assigned_by
         if by is None or not (by[0] is catalog and by[1:] == (settings, data.classes)):
             self._assigned_by, self._assigned = (catalog, settings, dict(data.classes)), {}
+        if len(self._assigned) > 2 * len(data.servers):
+            self._assigned.clear()
         return Assigned(data.servers, self._assigned)
 
     def keep_table(

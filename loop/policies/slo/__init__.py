@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.rules import OptimizerSettings, SolverName
@@ -19,6 +19,7 @@ from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.demand import NOTHING, Memories
+from loop.policies.slo.lately import Lately, Told
 from loop.policies.slo.moves import settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
@@ -34,20 +35,6 @@ ROOMY = 2
 DEFAULTS = OptimizerSettings(rules=OURS)
 # Of the shares of what there is, what is tried until all of it fits.
 TRIED = (1.0, 0.93, 0.86)
-
-
-class _Told(NamedTuple):
-    """All that a target says: what was found, the rate that it is for [requests/min] and how that
-    was foreseen, what is served, of what comes [requests/min], if that is less, and what is asked
-    for.
-    """
-
-    found: Assignment
-    rate_rpm: float | None
-    method: str | None
-    share: tuple[float, float] | None
-    replicas: int
-    max_batch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +63,7 @@ class SloPolicy:
     name: str = "slo"
     tick_s: float = 30.0
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
-    told: dict[str, tuple[_Told, Target]] = field(
-        init=False, default_factory=dict, compare=False, repr=False
-    )
+    lately: Lately = field(init=False, default_factory=Lately, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -196,7 +181,7 @@ class SloPolicy:
         for name, one in allocations.items():
             asked = case.demands.get(name)
             load = found.system.servers[name].current.load
-            what = _Told(
+            what = Told(
                 one,
                 None if load is None else load.rate_rpm,
                 None if asked is None else asked.forecast.method,
@@ -207,13 +192,13 @@ class SloPolicy:
             targets[name] = self._target(name, what)
         return Decision(targets=targets, unserved={**found.infeasible, **short})
 
-    def _target(self, name: str, what: _Told) -> Target:
+    def _target(self, name: str, what: Told) -> Target:
         """Return *what* is found as a target: the last one, if that is what was found then."""
-        last = self.told.get(name)
+        last = self.lately.targets.get(name)
         if last is not None and last[0].found is what.found and last[0][1:] == what[1:]:
             return last[1]
         target = _target(what)
-        self.told[name] = what, target
+        self.lately.targets[name] = what, target
         return target
 
     def _kept(self, case: Case, name: str, moved: Mapping[str, int]) -> int:
@@ -240,6 +225,7 @@ class SloPolicy:
             down_s=self.down_s,
             drain_s=self.drain_s,
             prefix_cache_trust=self.prefix_cache_trust,
+            lately=self.lately,
         )
 
     def _settings(self) -> OptimizerSettings:
@@ -274,7 +260,7 @@ def _with_margin(case: Case, one: Assignment) -> int:
     return needed if view.replicas_max is None else min(needed, view.replicas_max)
 
 
-def _target(what: _Told) -> Target:
+def _target(what: Told) -> Target:
     """Return *what* is found as a target."""
     found, replicas = what.found, what.replicas
     demand: dict[str, object] = {}

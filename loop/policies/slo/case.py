@@ -17,9 +17,11 @@ from loop.policies.slo.demand import (
     Memory,
     counted_in,
     demanded,
+    held_s,
     remember,
     waiting_rpm,
 )
+from loop.policies.slo.lately import Demanded, Lately
 from loop.policies.slo.room import woken_targets
 from loop.policies.slo.work import units
 from loop.policies.slo.worth import worth_of
@@ -52,6 +54,7 @@ class Sizing:
     down_s: float
     drain_s: float
     prefix_cache_trust: float
+    lately: Lately = field(default_factory=Lately, compare=False, repr=False)
 
     def system(
         self,
@@ -75,16 +78,18 @@ class Sizing:
         capacity = {kind: min(count, most.get(kind, count)) for kind, count in capacity.items()}
         servers = {}
         for name, view in snapshot.servers.items():
-            found = demands.get(name)
+            found, most_rpm = demands.get(name), shares.get(name) if shares else None
             if found is None:
-                load = self._load(view)
-            else:
-                bare = bare_from is not None and data.priority(view.service_class) >= bare_from
-                some = found.least if bare else found.load
-                load = _in_steps(some if drains else found.coming)
-            if load is not None and shares and name in shares:
-                load = replace(load, rate_rpm=min(load.rate_rpm, shares[name]))
-            servers[name] = self.server(view, data, load)
+                servers[name] = self.server(view, data, _at_most(self._load(view), most_rpm))
+                continue
+            bare = bare_from is not None and data.priority(view.service_class) >= bare_from
+            which = ("least" if bare else "load") if drains else "coming"
+            made = self.lately.servers_of(name, found)
+            server = made.get((which, most_rpm))
+            if server is None:
+                load = _at_most(_in_steps(getattr(found, which)), most_rpm)
+                server = made[which, most_rpm] = self.server(view, data, load)
+            servers[name] = server
         classes = data.classes
         if self.percentile is not None:
             classes = {
@@ -270,14 +275,22 @@ def _demands(
 ) -> tuple[dict[str, Demand], dict[str, Memory]]:
     """Return what each server of known load is to be sized for, and what is remembered."""
     now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
-    memories = remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
     if not sizing.forecasts or sizing.compat:
-        return {}, memories
-    servers = _to_be_counted(snapshot, data, memories, sizing)
+        return {}, remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
+    lately, seen = sizing.lately, snapshot.servers
+    lately.begin(seen, data, sizing, window_s)
+    quiet = {
+        name: one.demand
+        for name, one in lately.demanded.items()
+        if name in seen and one.holds(seen[name], state.get(name), now_s=now_s)
+    }
+    views = {name: view for name, view in seen.items() if name not in quiet}
+    memories = remember(state, views, now_s=now_s, window_s=window_s)
+    servers = _to_be_counted(views, data, memories, sizing)
     found = units(data, servers, ask=ask, settings=settings) if servers else {}
     memories |= {name: counted_in(memories[name], unit) for name, unit in found.items()}
     asked = {}
-    for name, view in snapshot.servers.items():
+    for name, view in views.items():
         load = _measured(view)
         if load is None:
             continue
@@ -289,18 +302,31 @@ def _demands(
         )
         asked[name] = Asked(view, load, worth_of(data, view), horizon)
     demands, known = demanded(memories, asked, now_s=now_s)
-    return demands, {**memories, **known}
+    for name, demand in demands.items():
+        lately.demanded.pop(name, None)
+        if known[name] is state.get(name):
+            kept_s = held_s(known[name], asked[name].horizon)
+            steps = known[name].demands.steps_since(now_s - kept_s)
+            lately.demanded[name] = Demanded(views[name], known[name], demand, kept_s, steps)
+    demands, memories = {**quiet, **demands}, {**state, **memories, **known}
+    return (
+        {name: demands[name] for name in seen if name in demands},
+        {name: memories[name] for name in seen},
+    )
 
 
 def _to_be_counted(
-    snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory], sizing: Sizing
+    views: Mapping[str, ServerView],
+    data: SystemData,
+    memories: Mapping[str, Memory],
+    sizing: Sizing,
 ) -> dict[str, ServerData]:
     """Return the servers whose work is to be counted in another unit from now on: a request of
     their mean tokens of today. Of an optimizer that does not say what a replica can take, nothing
     is known of work.
     """
     servers = {}
-    for name, view in snapshot.servers.items():
+    for name, view in views.items():
         memory, load = memories[name], _measured(view)
         seen = load is not None and memory.tokens_weight > 0.0 and memory.replica_rpm > 0.0
         if not seen or len(memory.history.rates.values) < UNIT_FROM:
@@ -344,6 +370,13 @@ def _unknown_for_long(snapshot: Snapshot, memories: Mapping[str, Memory]) -> set
         if sampled and unknown_s is not None and unknown_s <= snapshot.now_s - window_s:
             found.add(name)
     return found
+
+
+def _at_most(load: Load | None, rate_rpm: float | None) -> Load | None:
+    """Return *load*, but no more than *rate_rpm* of it."""
+    if load is None or rate_rpm is None:
+        return load
+    return replace(load, rate_rpm=min(load.rate_rpm, rate_rpm))
 
 
 def _in_steps(load: Load) -> Load:

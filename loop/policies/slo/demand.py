@@ -201,7 +201,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     jumped_rpm = memory.spread.jump * seen_rpm if memory.spread.jump > 1.0 else 0.0
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
-    held_rpm = max(demands.since(now_s - _held_s(found, horizon, within=memory.spread.within)))
+    held_rpm = max(demands.since(now_s - held_s(memory, horizon)))
     # Pods that are there serve the present load; others would come too late for it.
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
@@ -253,16 +253,18 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
     return found
 
 
-def _held_s(found: Forecast, horizon: Horizon, *, within: float) -> float:
+def held_s(memory: Memory, horizon: Horizon) -> float:
     """Return how long a demand is held [s]: a burst comes back, and so may what was there a moment
     ago of a load that is unsure; one that has moved does not. The bursts that a window does not
     show are known for as long again.
     """
+    assert memory.foreseen is not None, "it was foreseen"
+    found, within = memory.foreseen.found, memory.spread.within
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
     back = max(found.bursty, found.unsure)
-    held_s = HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
-    return held_s + min(1.0, within / RESTLESS) * horizon.down_s
+    long_s = HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
+    return long_s + min(1.0, within / RESTLESS) * horizon.down_s
 
 
 def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:

@@ -63,8 +63,11 @@ class Series:
 
     def since(self, when_s: float) -> tuple[float, ...]:
         """Return the samples of the steps that end after *when_s*, and the last one anyway."""
-        count = math.floor((self.next_s - when_s) / STEP_S + 1e-9)
-        return self.values[-max(1, count) :]
+        return self.values[-self.steps_since(when_s) :]
+
+    def steps_since(self, when_s: float) -> int:
+        """Return how many steps end after *when_s*, one at least."""
+        return max(1, math.floor((self.next_s - when_s) / STEP_S + 1e-9))
 
     def with_sample(self, value: float, *, now_s: float, most: bool = False) -> Series:
         """Return the series with what is seen at *now_s*, in the place of the last sample if the

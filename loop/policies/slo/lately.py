@@ -1,0 +1,90 @@
+"""What was found of servers of which nothing has changed since. Pure caches: every answer is the
+same with them and without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from loop.types import only_older
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from loop.optimizer.solution import Assignment
+    from loop.policies.slo.demand import Demand, Memory
+    from loop.spec import ServerData, SystemData
+    from loop.types import ServerView, Target
+
+# Which of its loads a server is sized for, and at most how much of it [requests/min].
+Part = tuple[str, float | None]
+
+
+class Demanded(NamedTuple):
+    """What was demanded of a server, after which its memory was what it was before, and what that
+    depends on. steps: of the demands that are held for held_s.
+    """
+
+    view: ServerView
+    memory: Memory
+    demand: Demand
+    held_s: float
+    steps: int
+
+    def holds(self, view: ServerView, memory: Memory | None, *, now_s: float) -> bool:
+        """Tell whether it is demanded at *now_s*, too: nothing is new, no sample is due, and no
+        demand is given up.
+        """
+        return (
+            memory is self.memory
+            and not memory.history.rates.is_due(now_s)
+            and not memory.demands.is_due(now_s)
+            and memory.demands.steps_since(now_s - self.held_s) == self.steps
+            and only_older(view, self.view)
+        )
+
+
+class Told(NamedTuple):
+    """All that a target says: what was found, the rate that it is for [requests/min] and how that
+    was foreseen, what is served, of what comes [requests/min], if that is less, and what is asked
+    for.
+    """
+
+    found: Assignment
+    rate_rpm: float | None
+    method: str | None
+    share: tuple[float, float] | None
+    replicas: int
+    max_batch: int
+
+
+class Lately:
+    """What was found last, by server."""
+
+    def __init__(self) -> None:
+        self.demanded: dict[str, Demanded] = {}
+        self.targets: dict[str, tuple[Told, Target]] = {}
+        self._servers: dict[str, tuple[Demand, dict[Part, ServerData]]] = {}
+        self._by: tuple[SystemData, object, float] | None = None
+
+    def begin(
+        self, names: Container[str], data: SystemData, sizing: object, window_s: float
+    ) -> None:
+        """Forget servers that are not among *names*, and what was demanded by other data, sized in
+        another way or seen over another window.
+        """
+        for known in (self.demanded, self.targets, self._servers):
+            for name in [name for name in known if name not in names]:
+                del known[name]
+        by, self._by = self._by, (data, sizing, window_s)
+        if by is None or by[0] is not data or by[1:] != (sizing, window_s):
+            self.demanded.clear()
+
+    def servers_of(self, name: str, demand: Demand) -> dict[Part, ServerData]:
+        """Return as what the optimizer knows *name* while *demand* is what is demanded of it: to be
+        filled. A demand that is the same object is of the same view and data.
+        """
+        last = self._servers.get(name)
+        if last is None or last[0] is not demand:
+            last = self._servers[name] = demand, {}
+        return last[1]
