@@ -129,6 +129,7 @@ class WrittenOut(Replica):
         # Whole numbers that times are multiplied with are floats here: they are exact, and Python
         # multiplies two floats five times as fast as a float and an int.
         size_less_1, size_less_2 = size - 1.0, size - 2.0
+        soon_s, bounded = LATENCY_BOUNDS_S[0], queue_max < inf
         ended: list[Request] = []
         until_s = yield None
         while True:
@@ -151,6 +152,8 @@ class WrittenOut(Replica):
             # ones, its bounds, and what is to be added to it.
             bucket, above_s, upto_s, gaps = 0, inf, inf, 0.0
             wide, wide_above_s, wide_upto_s, wide_gaps = 0, inf, inf, 0.0
+            # Of those who waited, mostly all are in the first bucket.
+            soon = 0
             while until_s is not None:
                 while next_s < until_s:
                     t = next_s
@@ -188,19 +191,17 @@ class WrittenOut(Replica):
                                 gaps = n * length
                             else:
                                 add_progression(itl_buckets, int(n), int(length), c0_s, c1_s)
-                    if g >= soonest:
-                        due = (int(g) + 1) << TICKET_BITS
-                        while finishes and finishes[0] < due:
-                            request = running.pop(heappop(finishes) & TICKET_MASK)
-                            offset = request.context_offset
-                            n -= 1.0
-                            contexts -= offset + g
-                            if table is not None:
-                                residue = -offset % size
-                                table.counts[residue] -= 1
-                                table.residue_sum -= residue
-                            ended.append(request)
+                    while soonest <= g:
+                        request = running.pop(heappop(finishes) & TICKET_MASK)
                         soonest = float(finishes[0] >> TICKET_BITS) if finishes else inf
+                        offset = request.context_offset
+                        n -= 1.0
+                        contexts -= offset + g
+                        if table is not None:
+                            residue = -offset % size
+                            table.counts[residue] -= 1
+                            table.residue_sum -= residue
+                        ended.append(request)
                     # Replica._complete_prefills
                     if prefills:
                         partial = None
@@ -254,9 +255,9 @@ class WrittenOut(Replica):
                             on_finish(request, t)
                         self._by_flow = True
                         ended.clear()
+                        if ahead and not running:
+                            seen_s = inf
                     # Replica._begin
-                    if ahead and not running:
-                        seen_s = inf
                     if partial is not None:
                         break
                     read = contexts + n
@@ -266,18 +267,16 @@ class WrittenOut(Replica):
                         free = kv_units - read - n * size_less_1
                         if free < 0.0:
                             break
-                        exact, taken, tokens = False, 0, budget - n
+                        exact, taken, tokens = False, 0, budget - len(running)
                         computed, after_s, pairs = n, read, 0
                         # Replica._admit
-                        while waiting and tokens >= 1.0 and len(running) < max_batch:
+                        while waiting and tokens > 0 and len(running) < max_batch:
                             request = waiting[0]
                             if request.submitted_s > seen_s:
                                 break
                             need = request.prompt_tokens + request.generated
                             cached = cached_tokens(request) if share else 0
-                            chunk = need - cached
-                            if chunk > tokens:
-                                chunk = int(tokens)
+                            chunk = need - cached if need - cached < tokens else tokens
                             context = cached + chunk
                             mine = (context + short) // size
                             asked = (need + short) // size if full_prompt else mine
@@ -293,7 +292,10 @@ class WrittenOut(Replica):
                                 request.admitted = True
                                 waited_s = t - request.submitted_s
                                 queue_s += waited_s
-                                queue_buckets[bisect_left(LATENCY_BOUNDS_S, waited_s)] += 1
+                                if waited_s <= soon_s:
+                                    soon += 1
+                                else:
+                                    queue_buckets[bisect_left(LATENCY_BOUNDS_S, waited_s)] += 1
                                 if share:
                                     telemetry.looked_up(request.prompt_tokens, found=cached)
                             request.ticket = ticket
@@ -358,7 +360,7 @@ class WrittenOut(Replica):
                         self._arrived = None
                         if draining:
                             reason = "draining"
-                        elif len(waiting) >= queue_max:
+                        elif bounded and len(waiting) >= queue_max:
                             reason = "queue_full"
                         elif arrived.prompt_tokens + arrived.output_tokens - 1 > longest:
                             reason = "never_fits"
@@ -371,12 +373,15 @@ class WrittenOut(Replica):
                                     d = until_s - start_s
                                     a = 0.5 * c1_s
                                     b = c0_s - a
-                                    k = 2.0 * d / (b + sqrt(b * b + 4.0 * a * d)) // 1.0 + 1.0
+                                    root = 2.0 * d / (b + sqrt(b * b + 4.0 * a * d))
+                                    k = root // 1.0 + 1.0
                                     spent = k * c0_s + c1_s * (k * (k - 1.0) * 0.5)
                                     while start_s + spent < until_s:
                                         k += 1.0
                                         spent = k * c0_s + c1_s * (k * (k - 1.0) * 0.5)
-                                    while k > 1.0:
+                                    # A root is exact to far less than a hundredth: only near a
+                                    # boundary it may be the one before.
+                                    while k - root > 0.99 and k > 1.0:
                                         one_less = k - 1.0
                                         before = c1_s * (one_less * (k - 2.0) * 0.5)
                                         before += one_less * c0_s
@@ -411,5 +416,6 @@ class WrittenOut(Replica):
             telemetry.prompt_tokens, telemetry.ended_tokens = prompts, ended_tokens
             itl_buckets[bucket] += int(gaps)
             itl_buckets[wide] += int(wide_gaps)
+            queue_buckets[0] += soon
             if until_s is not None:
                 self._begin(t)

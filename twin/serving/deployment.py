@@ -16,7 +16,7 @@ import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, Chance, server_generator
 from twin.engine.compiled.visit import NO_STRETCH, Visit, fits_table
-from twin.engine.port import Engine, make_engine
+from twin.engine.port import Engine, OnFinish, make_engine
 from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
@@ -98,8 +98,8 @@ class Deployment:
         """Call *ended* with each request from now on and the instant at which its client has the
         end, as soon as the engine made it: pods are then followed from boundary to boundary.
         """
-        self._leave_table()
         self._ended = self.gateway.ended = ended
+        self._leave_table()
         self.gateway.dispatched = self._follow
 
     @property
@@ -130,7 +130,7 @@ class Deployment:
             pod.engine,
             max_batch=pod.max_batch,
             queue_max=self._queue_max,
-            on_finish=partial(self._finished, pod),
+            on_finish=self._on_finish(pod),
         )
 
     def _follow(self) -> None:
@@ -297,11 +297,17 @@ class Deployment:
                 total += queued
         return total
 
-    def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
-        pod.finished.add(request)
-        self._add_finished(request, request.last_token_s)
-        if self._ended is not None:
-            self._ended(request, request.last_token_s)
+    def _on_finish(self, pod: Pod) -> OnFinish:
+        """Return what is called with each request that this life of *pod* has finished."""
+        count, record, ended = pod.finished.add, self._add_finished, self._ended
+
+        def finished(request: Request, _finish_s: float) -> None:
+            count(request)
+            record(request, request.last_token_s)
+            if ended is not None:
+                ended(request, request.last_token_s)
+
+        return finished
 
     # -- pods
 

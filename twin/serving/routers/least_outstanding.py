@@ -45,22 +45,10 @@ class LeastOutstanding(Router):
         # Those after it move up: without this, the next of the round would be passed over.
         self._start -= index < self._start
 
-    def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:  # noqa: ARG002, all count alike
-        count = len(replicas)
-        if count == 1:
+    def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:
+        if len(replicas) == 1:
             return replicas[0]
-        start = self._start if self._start < count else 0
-        fewest = inf
-        for replica in self._round[start : start + count]:
-            # Asked before the call: mostly nothing ended since the last look.
-            if replica.next_boundary_s < now_s:
-                replica.advance(now_s, inclusive=False)
-            outstanding = replica.outstanding
-            if outstanding < fewest:
-                fewest = outstanding
-                chosen = replica
-        self._start = replicas.index(chosen) + 1
-        return chosen
+        return self._look_at_all(replicas)(request, now_s)
 
     def plan(self, requests: int) -> Plan | None:  # noqa: ARG002, all count alike
         return LEAST_OUTSTANDING, self._start, NO_DRAWS
@@ -73,8 +61,27 @@ class LeastOutstanding(Router):
             (only,) = replicas
             return lambda _request, _now_s: only
         if len(replicas) < ORDER_REPLICAS or requests < ORDER_REQUESTS:
-            return super().stretch(replicas, requests)
+            return self._look_at_all(replicas)
         return _Order(self, replicas).route
+
+    def _look_at_all(self, replicas: Sequence[Engine]) -> Route:
+        """Return `route` for *replicas* that stay the same."""
+        count, twice = len(replicas), self._round
+
+        def route(_request: Request, now_s: float) -> Engine:
+            start = self._start if self._start < count else 0
+            fewest = inf
+            for replica in twice[start : start + count]:
+                # Asked before the call: mostly nothing ended since the last look.
+                if replica.next_boundary_s < now_s:
+                    replica.advance(now_s, inclusive=False)
+                if replica.outstanding < fewest:
+                    fewest = replica.outstanding
+                    chosen = replica
+            self._start = replicas.index(chosen) + 1
+            return chosen
+
+        return route
 
 
 class _Order:
