@@ -5,6 +5,7 @@ of the one that it is written out of.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -74,7 +75,8 @@ def test_a_thousand_scripts_more(grid: str) -> None:
     _compare(range(SEEDS, SEEDS + MANY), grid)
 
 
-def test_a_client_that_waits_for_its_answer_may_ask_again_at_once() -> None:
+@pytest.mark.parametrize("in_steps", [True, False])
+def test_a_client_that_waits_for_its_answer_may_ask_again_at_once(*, in_steps: bool) -> None:
     """on_finish may submit in the midst of a step, as benchmarks with a fixed concurrency do."""
 
     def served(kind: type[Replica]) -> list[tuple[float, float]]:
@@ -96,7 +98,7 @@ def test_a_client_that_waits_for_its_answer_may_ask_again_at_once() -> None:
         for _ in range(12):
             replica.submit(Request(30, 5, 0.0), 0.0)
         while replica.outstanding:
-            replica.advance(replica.next_boundary_s, inclusive=True)
+            replica.advance(replica.next_boundary_s if in_steps else inf, inclusive=in_steps)
         return ended
 
     assert len(served(WrittenOut)) >= 200

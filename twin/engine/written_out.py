@@ -243,7 +243,8 @@ class WrittenOut(Replica):
                         prefills = []
                     # Replica._finish
                     if ended:
-                        self._by_flow = False
+                        # As Replica.submit would find it, with nothing to cut short or to pass.
+                        self.next_boundary_s, self._length, self._by_flow = t, 0, False
                         for request in ended:
                             request.generated = output = request.output_tokens
                             request.last_token_s = token_s = t + overhead_s
