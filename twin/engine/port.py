@@ -101,7 +101,7 @@ class EngineFactory(Protocol):
         ...
 
 
-def plain(
+def make_plain(
     spec: EngineSpec, *, max_batch: int, queue_max: int | None, on_finish: OnFinish
 ) -> Engine:
     """Return an idle Replica of *spec*: the one that is written out, where that one can be it."""
@@ -109,7 +109,7 @@ def plain(
     return kind.of_spec(spec, max_batch=max_batch, queue_max=queue_max, on_finish=on_finish)
 
 
-ENGINES: Mapping[str, EngineFactory] = {"plain": plain}
+ENGINES: Mapping[str, EngineFactory] = {"plain": make_plain}
 
 
 def make_engine(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from twin.engine.compiled.cache import installed
 from twin.engine.compiled.machine_code import ENGINE, has_code
 from twin.engine.compiled.visit import NO_DRAWS, Stretch, fits_table
-from twin.engine.replica import Replica
+from twin.engine.port import make_plain
 from twin.request import Outcome, Request, RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
@@ -87,7 +87,7 @@ def _by_replica(
             taken.append(request)
 
     taken: list[Request] = []
-    replica = Replica.of_spec(
+    replica = make_plain(
         spec,
         max_batch=max_batch,
         queue_max=queue_max,
