@@ -14,10 +14,11 @@ from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.metrics import (
     METRIC_TYPES,
-    NO_BUCKETS,
+    NO_COUNTED,
     Arrivals,
     Counters,
     FinishedTotals,
+    Growth,
     PodSeries,
     ServerSeries,
     WindowFigures,
@@ -212,7 +213,7 @@ def test_totals_of_a_server_are_the_sums_over_its_pods() -> None:
         itl_count=57,
         itl_sum_s=5.7,
     )
-    series.add(15.0, Arrivals(8, 80), [one, two])
+    series.add(15.0, Arrivals(8, 80), [Growth(one), Growth(two)])
     figures = series.figures()
     assert figures.out_tokens == 17.5
     assert figures.ttft_ms == pytest.approx(250.0)
@@ -295,7 +296,7 @@ def test_of_steps_of_several_tokens_a_page_tells_both_and_a_window_the_time_per_
     replica.advance(15.0, inclusive=True)
     pod, reading = PodSeries(), replica.read(15.0)
     growth = pod.scrape(reading, finished_tokens=301, now_s=15.0)
-    series.add(15.0, Arrivals(1, 100), [growth], [pod.growth])
+    series.add(15.0, Arrivals(1, 100), [growth])
     figures = series.figures()
     assert figures.itl_ms == pytest.approx(12.0)
     assert 25.0 / 3 <= figures.percentiles_ms["itl"]["p50"] <= 50.0 / 3
@@ -312,12 +313,12 @@ def test_of_steps_of_several_tokens_a_page_tells_both_and_a_window_the_time_per_
 def test_percentiles_of_a_window_are_those_of_its_buckets() -> None:
     """A mean hides the tail that a target is about; only what the window saw counts."""
     series = ServerSeries(scrape_interval_s=15.0, window_s=15.0)
-    first, second = NO_BUCKETS.copy(), NO_BUCKETS.copy()
+    first, second = list(NO_COUNTED), list(NO_COUNTED)
     first[5] = 1000  # of an earlier window
     second[TTFT_BOUNDS_S.index(0.1)] = 90  # between 0.08 and 0.1 s
     second[TTFT_BOUNDS_S.index(0.25)] = 10
-    series.add(15.0, Arrivals(1, 0), [], [first])
-    series.add(30.0, Arrivals(2, 0), [], [second])
+    series.add(15.0, Arrivals(1, 0), [Growth(Counters(), NO_COUNTED, tuple(first))])
+    series.add(30.0, Arrivals(2, 0), [Growth(Counters(), NO_COUNTED, tuple(second))])
     found = series.figures().percentiles_ms
     assert found.keys() == {"ttft"}
     assert found["ttft"] == pytest.approx(

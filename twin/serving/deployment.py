@@ -21,7 +21,7 @@ from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
-from twin.serving.metrics import Arrivals, Counters, ServerSeries, TableTotals
+from twin.serving.metrics import Arrivals, Growth, ServerSeries, TableTotals
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.serving.rollout import DesiredState, make_room, plan
 from twin.spec import ClusterSpec, GaugeSample, Server
@@ -199,17 +199,15 @@ class Deployment:
             totals = TableTotals(table.scraped[self.index].copy(), table.scraped_sums[self.index])
             self.show(totals._replace(sums_s=totals.sums_s.copy()), *table.gauges())
             return
-        growths: list[Counters] = []
-        pods = [pod for pod in self.pods if pod.replica is not None]
-        for pod in pods:
-            assert pod.replica is not None
-            pod.replica.advance(now_s, inclusive=True)
-            reading = pod.replica.read(now_s)
-            growths.append(
-                pod.series.scrape(reading, finished_tokens=pod.finished.output_tokens, now_s=now_s)
-            )
-        self.series.add(now_s, self._arrivals(), growths, [pod.series.growth for pod in pods])
-        self.series.add_waits([pod.series.waited for pod in pods])
+        growths: list[Growth] = []
+        for pod in self.pods:
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=True)
+                reading, finished_tokens = pod.replica.read(now_s), pod.finished.output_tokens
+                growths.append(
+                    pod.series.scrape(reading, finished_tokens=finished_tokens, now_s=now_s)
+                )
+        self.series.add(now_s, self._arrivals(), growths)
         self.series.queued_prompt_tokens = self._queued_prompt_tokens()
         self._add_up()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil
 from operator import add, sub
 from typing import NamedTuple
@@ -36,6 +36,7 @@ class Counters(NamedTuple):
     ttft_sum_s: float = 0.0
     itl_count: int = 0
     itl_sum_s: float = 0.0
+    preemptions: int = 0
 
 
 @dataclass(slots=True)
@@ -107,9 +108,6 @@ HISTOGRAMS: Mapping[str, Sequence[float]] = {
     "e2e": LATENCY_BOUNDS_S,
 }
 Buckets = npt.NDArray[np.int64]
-NO_BUCKETS: Buckets = np.zeros(
-    sum(len(bounds) + 1 for bounds in HISTOGRAMS.values()), dtype=np.int64
-)
 
 
 def percentiles_ms(
@@ -148,16 +146,9 @@ def percentiles_of_all_ms(
     return found
 
 
-class Waits(NamedTuple):
-    """Of the requests in a pod, or of those of all pods: how long they waited, as a histogram, and
-    how often one lost its place in the KV cache.
-    """
-
-    queue: Buckets = np.zeros(len(LATENCY_BOUNDS_S) + 1, dtype=np.int64)
-    preemptions: int = 0
-
-
-NO_WAITS = Waits()
+ALL_HISTOGRAMS: Mapping[str, Sequence[float]] = {**HISTOGRAMS, "queue": LATENCY_BOUNDS_S}
+Counted = tuple[int, ...]
+NO_COUNTED: Counted = (0,) * sum(len(bounds) + 1 for bounds in ALL_HISTOGRAMS.values())
 
 
 class PodSeries:
@@ -166,60 +157,63 @@ class PodSeries:
     """
 
     __slots__ = (
-        "buckets",
+        "counted",
         "counters",
-        "growth",
         "kv_usage",
         "queued_prompt_tokens",
         "running",
         "scraped_s",
-        "waited",
         "waiting",
-        "waits",
     )
 
     def __init__(self) -> None:
         self.counters = Counters()
-        # Of the histograms: as last scraped, and what was new then.
-        self.buckets = self.growth = NO_BUCKETS
+        # The buckets of all histograms, as last scraped.
+        self.counted = NO_COUNTED
         self.scraped_s: float | None = None
         self.running = self.waiting = 0
         self.kv_usage = 0.0
         self.queued_prompt_tokens: int | None = None
-        # As last scraped, and what was new then.
-        self.waits = self.waited = NO_WAITS
 
-    def scrape(self, reading: ReplicaReading, *, finished_tokens: int, now_s: float) -> Counters:
-        """Take in *reading*; return how much each counter grew since the scrape before, or since
-        the pod's start.
+    def scrape(self, reading: ReplicaReading, *, finished_tokens: int, now_s: float) -> Growth:
+        """Take in *reading*; return how much it grew since the scrape before, or since the pod's
+        start.
         """
         counters = Counters(
-            successes=reading.successes,
-            finished_tokens=finished_tokens,
-            prompt_tokens=reading.prompt_tokens,
-            generation_tokens=reading.generation_tokens,
-            ttft_count=reading.ttft_count,
-            ttft_sum_s=reading.ttft_sum_s,
-            itl_count=reading.itl_count,
-            itl_sum_s=reading.itl_sum_s,
+            reading.successes,
+            finished_tokens,
+            reading.prompt_tokens,
+            reading.generation_tokens,
+            reading.ttft_count,
+            reading.ttft_sum_s,
+            reading.itl_count,
+            reading.itl_sum_s,
+            reading.preemptions,
         )
-        growth = Counters._make(map(sub, counters, self.counters))
-        buckets = np.array(
-            (*reading.ttft_buckets, *reading.itl_buckets, *reading.e2e_buckets), dtype=np.int64
+        counted = (
+            *reading.ttft_buckets,
+            *reading.itl_buckets,
+            *reading.e2e_buckets,
+            *reading.queue_buckets,
         )
-        self.growth, self.buckets = buckets - self.buckets, buckets
-        self.counters, self.scraped_s = counters, now_s
-        waits = Waits(np.array(reading.queue_buckets, dtype=np.int64), reading.preemptions)
-        self.waited = Waits(
-            waits.queue - self.waits.queue, waits.preemptions - self.waits.preemptions
-        )
-        self.waits = waits
+        growth = Growth(Counters._make(map(sub, counters, self.counters)), self.counted, counted)
+        self.counters, self.counted, self.scraped_s = counters, counted, now_s
         self.running, self.waiting, self.kv_usage = (
             reading.running,
             reading.waiting,
             reading.kv_usage,
         )
         return growth
+
+
+class Growth(NamedTuple):
+    """What a scrape of a pod found new: how much its counters grew, and its buckets *before* and
+    *now*, of which the difference is taken when somebody asks for it.
+    """
+
+    counters: Counters
+    before: Counted = NO_COUNTED
+    now: Counted = NO_COUNTED
 
 
 class TableTotals(NamedTuple):
@@ -251,8 +245,8 @@ class ServerSeries:
         kept = intervals + 1
         self._samples: deque[tuple[float, Arrivals, Counters | TableTotals]] = deque(maxlen=kept)
         self._samples.append((0.0, Arrivals(), Counters()))
-        self._counted: deque[Buckets | TableTotals] = deque([NO_BUCKETS], maxlen=kept)
-        self._waits: deque[Waits | TableTotals] = deque([NO_WAITS], maxlen=kept)
+        # By sample, what a table counted up to it, or the buckets of each pod before it and at it.
+        self._counted: deque[TableTotals | Sequence[Growth]] = deque([()], maxlen=kept)
         self.gauges: deque[GaugeSample] = deque(maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
@@ -266,41 +260,23 @@ class ServerSeries:
         last_s = self._samples[-1][0]
         return last_s if last_s > 0.0 else None
 
-    def add(
-        self,
-        now_s: float,
-        arrivals: Arrivals,
-        growths: Sequence[Counters],
-        buckets: Sequence[Buckets] = (),
-    ) -> None:
+    def add(self, now_s: float, arrivals: Arrivals, growths: Sequence[Growth]) -> None:
         """Append the sample of a scrape: the router's counters, and the growth of those of every
-        pod that answered, *buckets* that of its histograms.
+        pod that answered.
         """
         total = _counters(self._samples[-1][2])
         for growth in growths:
             # One after the other: `sum` of floats is another sum since Python 3.12.
-            total = Counters._make(map(add, total, growth))
+            total = Counters._make(map(add, total, growth.counters))
         self._known = None
         self._samples.append((now_s, arrivals, total))
-        self._counted.append(sum(buckets, _buckets(self._counted[-1])))
-
-    def add_waits(self, waited: Sequence[Waits]) -> None:
-        """Append what is new of every pod that answered a scrape."""
-        self._known = None
-        total = _waits(self._waits[-1])
-        self._waits.append(
-            Waits(
-                sum((one.queue for one in waited), total.queue),
-                total.preemptions + sum(one.preemptions for one in waited),
-            )
-        )
+        self._counted.append(growths)
 
     def add_totals(self, now_s: float, arrivals: Arrivals, totals: TableTotals) -> None:
         """Append the sample of a scrape whose totals were added up elsewhere."""
         self._known = None
         self._samples.append((now_s, arrivals, totals))
         self._counted.append(totals)
-        self._waits.append(totals)
 
     def figures(self) -> WindowFigures:
         """Return the figures over the window before the last scrape: since the start, before there
@@ -309,10 +285,23 @@ class ServerSeries:
         return window_figures([self])[0]
 
     def _growth(self) -> Buckets:
-        """Return how much the histograms grew over the window, that of the queue behind."""
-        before, lately = _waits(self._waits[0]), _waits(self._waits[-1])
-        grown = _buckets(self._counted[-1]) - _buckets(self._counted[0])
-        return np.concatenate([grown, lately.queue - before.queue])
+        """Return how much the histograms grew over the window."""
+        grown = np.zeros(len(NO_COUNTED), dtype=np.int64)
+        # Of each pod, where what it counts now began: one scrape begins where another ended.
+        began: dict[int, tuple[Counted, Counted]] = {}
+        for earlier, later in pairwise(self._counted):
+            if isinstance(later, TableTotals):
+                grown += later.counted[_COUNTERS:]
+                if isinstance(earlier, TableTotals):
+                    grown -= earlier.counted[_COUNTERS:]
+                continue
+            for _, before, now in later:
+                first, _ = began.pop(id(before), (before, before))
+                began[id(now)] = (first, now)
+        if began:
+            first_ones, last_ones = zip(*began.values(), strict=True)
+            grown += np.array(last_ones).sum(axis=0) - np.array(first_ones).sum(axis=0)
+        return grown
 
     def _figures(self, percentiles: dict[str, dict[str, float]]) -> WindowFigures:
         begin_s, arrivals_then, first = self._samples[0]
@@ -331,7 +320,6 @@ class ServerSeries:
         if tokens > steps:
             per_token = steps / tokens
             percentiles["itl"] = {p: ms * per_token for p, ms in percentiles["itl"].items()}
-        before, lately = _waits(self._waits[0]), _waits(self._waits[-1])
         return WindowFigures(
             rate_rpm=requests * _MINUTE_S / length_s,
             in_tokens=_mean(arrivals_now.prompt_tokens - arrivals_then.prompt_tokens, requests),
@@ -343,7 +331,7 @@ class ServerSeries:
             itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), tokens),
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
             percentiles_ms=percentiles,
-            preemptions=lately.preemptions - before.preemptions if len(self._waits) > 1 else None,
+            preemptions=now.preemptions - then.preemptions,
         )
 
 
@@ -354,7 +342,7 @@ def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:
     new = [one for one in series if one._known is None]
     if new:
         grown = np.array([one._growth() for one in new])
-        percentiles = percentiles_of_all_ms(grown, {**HISTOGRAMS, "queue": LATENCY_BOUNDS_S})
+        percentiles = percentiles_of_all_ms(grown, ALL_HISTOGRAMS)
         for one, found in zip(new, percentiles, strict=True):
             one._known = one._figures(found)
     return [one._known for one in series if one._known is not None]
@@ -363,22 +351,9 @@ def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:
 def _counters(totals: Counters | TableTotals) -> Counters:
     if isinstance(totals, Counters):
         return totals
-    *counters, itl_count, _ = totals.counted[:_COUNTERS].tolist()
+    *counters, itl_count, preemptions = totals.counted[:_COUNTERS].tolist()
     ttft_s, itl_s = totals.sums_s.tolist()
-    return Counters._make((*counters, ttft_s, itl_count, itl_s))
-
-
-def _buckets(totals: Buckets | TableTotals) -> Buckets:
-    if isinstance(totals, TableTotals):
-        return totals.counted[_COUNTERS : _COUNTERS + len(NO_BUCKETS)]
-    return totals
-
-
-def _waits(totals: Waits | TableTotals) -> Waits:
-    if isinstance(totals, Waits):
-        return totals
-    queue = totals.counted[_COUNTERS + len(NO_BUCKETS) :]
-    return Waits(queue, int(totals.counted[_COUNTERS - 1]))
+    return Counters._make((*counters, ttft_s, itl_count, itl_s, preemptions))
 
 
 def _mean(total: float, count: int) -> float | None:
