@@ -7,12 +7,14 @@ The search itself is in twin.fit.search. docs/validation.md says how well this d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from twin.fit.datasheet import SEQUENCE_MS
 from twin.fit.exposure import Vector
+from twin.fit.point_search import PointSearch
 from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, score_logs
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import (
@@ -100,32 +102,25 @@ def fit_logs(
     """
     part = fitted or slice(max(ROWS_FITTED_MAX // len(logs), ROWS_MIN))
     _check(logs, part, limits)
-    start = start or _sheet(logs, prior)
-    search = Search(
-        logs,
-        part=part,
-        limits=limits,
-        prior=prior,
-        with_overhead=with_overhead,
-        family=families[0],
-        start=_figures(start),
-        overhead=overhead,
-    )
-    latency_model, overhead_ms = search.best()
-    evaluations = search.evaluations
+    of_points = start is None and all(rows.points for rows in logs)
+    given: dict[str, Any] = {
+        "part": part,
+        "limits": limits,
+        "prior": prior,
+        "with_overhead": with_overhead,
+        "overhead": overhead,
+    }
     stop = max(part.indices(len(rows))[1] for rows in logs)
     seen = [rows.part(part) for rows in logs]
-    halves: dict[Family, ReplayScore] = {}
-    if min(map(len, seen)) >= 2 * ROWS_MIN:
-        for family in families:
-            halves[family], tried = _halves(seen, search.like(family))
-            evaluations += tried
-    family = _chosen(halves, families)
-    if family != families[0]:
-        search = search.like(family)
-        latency_model, overhead_ms = search.best()
-        evaluations += search.evaluations
-    evaluations += search.probe() if start is not None else 0
+    if of_points:
+        kinds = _of_a_table(families)
+        end = _of_points(PointSearch(logs, family=kinds[0], **given), kinds[1:], seen)
+    else:
+        begin = _figures(start or _sheet(logs, prior))
+        first = Search(logs, family=families[0], start=begin, **given)
+        end = _of_requests(first, families, seen, is_near=begin is not None)
+    search, latency_model, overhead_ms = end.search, end.latency_model, end.overhead_ms
+    evaluations = end.evaluations + (search.probe() if end.is_near else 0)
     lowest, highest = search.nearly_as_good()
     replays = search.replays(logs, latency_model, overhead_ms)
     held_out = slice(stop, None)
@@ -133,8 +128,8 @@ def fit_logs(
     return FitResult(
         sources=tuple(rows.source for rows in logs),
         failed=sum(rows.failed for rows in logs),
-        family=family,
-        families=halves,
+        family=search.family,
+        families=end.halves,
         latency_model=latency_model,
         overhead_ms=overhead_ms,
         lowest=lowest,
@@ -145,10 +140,84 @@ def fit_logs(
         all_rows=score_logs(logs, replays, of=slice(None)),
         fitted_rows=score_logs(logs, replays, of=part),
         held_out=score_logs(logs, replays, of=held_out) if some_held_out else None,
-        check=halves.get(family),
+        check=end.halves.get(search.family),
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """Where a search ended, and what it took; halves as FitResult.families. is_near: it did not
+    look far, so that other models may explain the same.
+    """
+
+    search: Search
+    latency_model: LatencyModel
+    overhead_ms: float
+    halves: Mapping[Family, ReplayScore]
+    evaluations: int
+    is_near: bool
+
+
+def _of_requests(
+    first: Search, families: Sequence[Family], seen: Sequence[RequestRows], *, is_near: bool
+) -> _End:
+    """Return what is found of the family whose first halves predict the second ones best."""
+    search = first
+    latency_model, overhead_ms = search.best()
+    evaluations = search.evaluations
+    halves: dict[Family, ReplayScore] = {}
+    if min(map(len, seen)) >= 2 * ROWS_MIN:
+        for family in families:
+            halves[family], tried = _halves(seen, search.like(family))
+            evaluations += tried
+    family = _chosen(halves, families)
+    if family != families[0]:
+        search = search.like(family)
+        latency_model, overhead_ms = search.best()
+        evaluations += search.evaluations
+    return _End(
+        search=search,
+        latency_model=latency_model,
+        overhead_ms=overhead_ms,
+        halves=halves,
+        evaluations=evaluations,
+        is_near=is_near,
+    )
+
+
+def _of_points(first: PointSearch, others: Sequence[Family], seen: Sequence[RequestRows]) -> _End:
+    """Return what is found of the way to plan that explains most."""
+    search = first
+    latency_model, overhead_ms = search.best()
+    evaluations = search.evaluations
+    for family in others:
+        another = first.like(replace(family, p=first.family.p if family.p != 1.0 else 1.0))
+        found = another.best()
+        evaluations += another.evaluations
+        if another.cost < search.cost:
+            search, (latency_model, overhead_ms) = another, found
+    halves: dict[Family, ReplayScore] = {}
+    if min(map(len, seen)) >= 2 * ROWS_MIN:
+        halves[search.family], tried = _halves(seen, search)
+        evaluations += tried
+    return _End(
+        search=search,
+        latency_model=latency_model,
+        overhead_ms=overhead_ms,
+        halves=halves,
+        evaluations=evaluations,
+        is_near=True,
+    )
+
+
+def _of_a_table(families: Sequence[Family]) -> list[Family]:
+    """Return one of *families* for each way to plan: of a table the form is searched for, from the
+    sum to nothing but the longer of both, and the host as well.
+    """
+    curved = [family for family in families if family.p != 1.0] or families
+    return list({family.scheduling: family for family in curved}.values())
 
 
 def _sheet(logs: Sequence[RequestRows], prior: Prior | None) -> LatencyModel | None:

@@ -20,8 +20,8 @@ from twin.spec import EngineSpec, LatencyModel, Scheduling, SpecError
 
 # Requests of a simulated point, of which the first part only fills the server.
 REQUESTS, WARM_UP = 300, 0.25
-# A closed loop needs several rounds of its users.
-ROUNDS = 4
+# What runs at once is to have changed so often.
+ROUNDS, REQUESTS_MAX = 4, 3000
 PART = 16  # requests that follow each other, whose lengths are spread over what is possible
 BLOCKS_MAX = 2**20  # names of the blocks of one prompt, so that prompts share none
 
@@ -148,6 +148,14 @@ def operate(
             for one in point.percentiles
         ),
     )
+
+
+def filling(point: OperatingPoint, e2e_s: float) -> int:
+    """Return how many requests are to be simulated of *point*, where one takes so long: until those
+    that came first have ended a server is not full.
+    """
+    at_once = (point.rate_rps or 0.0) * e2e_s
+    return round(min(max(ROUNDS * at_once, REQUESTS), REQUESTS_MAX))
 
 
 def _whole_run(point: OperatingPoint, *, requests: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twin.fit.points import operate
+from twin.fit.points import filling, operate
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.fit.served import served
 from twin.request import RequestBatch
@@ -154,8 +154,9 @@ def _operate(
             block_size=limits.block_size,
             tokens_per_step=limits.tokens_per_step,
             scheduling=scheduling,
+            requests=filling(point, e2e_s),
         )
-        for point in rows.points
+        for point, e2e_s in zip(rows.points, rows.e2e_s.tolist(), strict=True)
     ]
     first_s = np.array(
         [

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
+from typing import Self
 
 import numpy as np
 
@@ -32,13 +33,15 @@ COEFFICIENTS = (
 SPREAD = 0.01
 # A percentile is of requests that no simulation draws again.
 PERCENTILE_SPREAD = 0.05
+# How far the means of an operating point are trusted whose table does not tell.
+TTFT_KNOWN, DECODE_KNOWN = 0.1, 0.05
 TIMER_S = 0.001  # what the clock of a log is trusted to resolve
 # A replay that lacks the later requests may be slower by this share of a decode.
 CUT_TOLERANCE = 0.02
 # What counts as nearly as good: so many times the least loss, and so much on top.
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
-# By what a coefficient is multiplied to see whether that would do as well.
-PROBES = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
+# By what a coefficient is multiplied to see whether that would do as well, from near to far.
+PROBES = ((0.85, 0.7, 0.5), (1.2, 1.4, 2.0))
 # A prior says more than Cauchy's loss leaves of it from so many standard deviations on.
 FAR, FAR_MAX = 3.0, 20.0
 # Each point of a table is a simulation of its own: of more of them, a search is to be shorter.
@@ -103,8 +106,8 @@ class Family:
     @property
     def name(self) -> str:
         """Return it in words."""
-        form = "sum" if self.p == 1.0 else f"soft roofline (p {self.p:g})"
-        host = f", {self.sequence_ms:g} ms a sequence" if self.sequence_ms else ""
+        form = "sum" if self.p == 1.0 else f"soft roofline (p {self.p:.3g})"
+        host = f", {self.sequence_ms:.2g} ms a sequence" if self.sequence_ms else ""
         return f"{form}, {self.scheduling} scheduling{host}"
 
 
@@ -155,9 +158,14 @@ class Search:
         self._tried: list[tuple[Vector, float]] = []
         self.best_ms: Vector = self._ceilings
 
-    def over(self, logs: Sequence[RequestRows], part: slice) -> Search:
+    @property
+    def family(self) -> Family:
+        """Return what was chosen, with what the search found of it."""
+        return self._family
+
+    def over(self, logs: Sequence[RequestRows], part: slice) -> Self:
         """Return the same search over other rows, from the best found here."""
-        return Search(
+        return type(self)(
             logs,
             part=part,
             limits=self._limits,
@@ -169,14 +177,14 @@ class Search:
             is_brief=any(len(rows.points) > MANY_POINTS for rows in self._logs),
         )
 
-    def like(self, family: Family) -> Search:
+    def like(self, family: Family) -> Self:
         """Return a search of another family over the same rows, from the best found here.
 
         Where reading and computing overlap, the sum of both was shorter than either says alone: the
         coefficients start a little larger.
         """
         larger = 1.0 if family.p == self._family.p else 1.1
-        search = Search(
+        search = type(self)(
             self._logs,
             part=self._part,
             limits=self._limits,
@@ -231,20 +239,28 @@ class Search:
             [shares_of_time(rows.part(self._part), limits=self._limits) for rows in self._logs]
         )
         before = self.evaluations
-        for place, factor in product(range(len(COEFFICIENTS)), PROBES):
+        for place, factors in product(range(len(COEFFICIENTS)), PROBES):
             rest = [other for other in range(len(COEFFICIENTS)) if other != place]
             for others in (rest, *([other] for other in rest)):
-                changed = self.best_ms.copy()
-                changed[place] *= factor
-                missing = shares @ (self.best_ms - changed)
-                step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
-                changed[others] += step
-                self._residuals(np.maximum(changed, 0.0) / self._ceilings)
+                for factor in factors:
+                    changed = self.best_ms.copy()
+                    changed[place] *= factor
+                    missing = shares @ (self.best_ms - changed)
+                    step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
+                    changed[others] += step
+                    self._residuals(np.maximum(changed, 0.0) / self._ceilings)
+                    # What is further out fits no better.
+                    if self._tried[-1][1] > self._nearly():
+                        break
         return self.evaluations - before
+
+    def _nearly(self) -> float:
+        """Return up to which loss a model fits nearly as well as the best."""
+        return min(cost for _, cost in self._tried) * NEARLY_FACTOR + NEARLY_EXTRA
 
     def nearly_as_good(self) -> tuple[LatencyModel, LatencyModel]:
         """Return the extremes of each coefficient among what fits nearly as well as the best."""
-        bound = min(cost for _, cost in self._tried) * NEARLY_FACTOR + NEARLY_EXTRA
+        bound = self._nearly()
         good = np.array([shares for shares, cost in self._tried if cost <= bound])
         lowest, highest = good.min(axis=0), good.max(axis=0)
         return self._model(lowest * self._ceilings), self._model(highest * self._ceilings)
@@ -298,12 +314,31 @@ class Search:
     def _overhead_s(self, found: Sequence[Found]) -> float:
         """Return the constant by which first tokens come late for no reason of the engine.
 
-        It needs no search: given the latency model, the median of what is missing is the best.
+        It needs no search: given the latency model, the median of what is missing is the best,
+        where what is known better counts for more.
         """
         if not self._with_overhead:
             return 0.0
         missing_s = -np.concatenate([each.late_s for each in found])
-        return float(np.clip(np.median(missing_s), 0.0, OVERHEAD_MAX_S))
+        counts = np.concatenate([misfit.first_counts for misfit in self._misfits])
+        return float(np.clip(_median(missing_s, counts), 0.0, OVERHEAD_MAX_S))
+
+
+def _by_factor(longer_s: Times, measured_s: Times) -> Times:
+    """Return by how much longer than *measured_s* it took, were it as much longer as the logarithm
+    of the ratio of both says.
+    """
+    scale_s = np.maximum(measured_s, TIMER_S)
+    longer: Times = scale_s * np.log1p(longer_s / scale_s)
+    return longer
+
+
+def _median(values: Vector, counts: Vector) -> float:
+    """Return the median of *values* that count for so much."""
+    order = np.argsort(values)
+    sums = np.cumsum(counts[order])
+    place = np.searchsorted(sums, (0.5 * sums[-1], np.nextafter(0.5 * sums[-1], np.inf)))
+    return float(values[order][place].mean())
 
 
 def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
@@ -362,13 +397,14 @@ class Misfit:
         self._decode_spread_s = np.maximum(np.hypot(SPREAD * self._decode_s, 0.3 * gap_s), TIMER_S)
         # Means over many requests know no iteration.
         for place, point in enumerate(measured.points):
-            if point.known_within is not None:
-                self._first_spread_s[place] = max(
-                    point.known_within * measured.ttft_s[place], TIMER_S
-                )
-                self._decode_spread_s[place] = max(
-                    point.known_within * self._decode_s[place], TIMER_S
-                )
+            known = point.known_within
+            first, decode = (TTFT_KNOWN, DECODE_KNOWN) if known is None else (known, known)
+            self._first_spread_s[place] = max(first * measured.ttft_s[place], TIMER_S)
+            self._decode_spread_s[place] = max(decode * self._decode_s[place], TIMER_S)
+        # Requests of a log count for the same each, whatever their times.
+        self.first_counts: Times = (
+            1.0 / self._first_spread_s if measured.points else np.ones(len(measured))
+        )
         self._percentiles = [one for point in measured.points for one in point.percentiles]
         # If later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
@@ -407,8 +443,13 @@ class Misfit:
             (value_s + (overhead_s if one.latency != "itl" else 0.0)) / one.value_s - 1.0
             for one, value_s in zip(self._percentiles, found.percentiles_s.tolist(), strict=True)
         ]
+        late_s = found.late_s + overhead_s
+        if self._rows.points:
+            # A mean is off by a factor: twice as long is as wrong as half as long.
+            late_s = _by_factor(late_s, self._first_token_s)
+            longer_s = _by_factor(longer_s, self._decode_s)
         return (
-            (found.late_s + overhead_s) / self._first_spread_s,
+            late_s / self._first_spread_s,
             longer_s / self._decode_spread_s,
             np.array(tails) / PERCENTILE_SPREAD,
         )
