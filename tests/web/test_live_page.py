@@ -107,9 +107,9 @@ def goes_on(page: Page) -> None:
 
 def fits(page: Page) -> None:
     """Check that what is shown can be read on a telephone."""
-    page.set_viewport_size({"width": 390, "height": 800})
+    page.set_viewport_size({"width": 360, "height": 800})
     goes_on(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     rows = "[...document.querySelectorAll('#latest tr')].map((one) => one.offsetHeight)"
     assert max(page.evaluate(rows)) <= 80
 
