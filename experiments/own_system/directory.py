@@ -144,8 +144,11 @@ class _Maker:
         self._latencies: dict[tuple[str, str], Latency] = {}
 
     def made(self) -> Imported:
+        names = {one.name for one in self._facts}
         for line in self._measured.problems:
-            self._unknown.append(("cluster", line))
+            # Of a server it stands with what else is not known of that, once for all that have it.
+            of, _, what = line.partition(": ")
+            self._unknown.append((of, what) if of in names else ("cluster", line))
         pairs: dict[tuple[str, str], list[Facts]] = defaultdict(list)
         for one in self._facts:
             self._unknown += [(one.name, line) for line in one.unknown]

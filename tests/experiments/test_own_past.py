@@ -235,6 +235,8 @@ def test_latencies_of_pods_that_have_gone_are_told() -> None:
     measured = past_of({f"{OLD}aaaaa": Told(), f"{OLD}bbbbb": Told()})
     assert itl_ms(measured.latencies["s1"]) == pytest.approx(10.0)
     assert any("whether its latencies are those of its pods of now" in s for s in measured.problems)
+    told = [of for of, what in import_of(measured).unknown if "those of its pods of now" in what]
+    assert told == ["s1"], "not of the cluster"
 
 
 def test_the_load_of_pods_that_nobody_scrapes_is_told() -> None:
