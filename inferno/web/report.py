@@ -186,7 +186,9 @@ def _records_section(timeline: Timeline) -> Section:
         headings=["server", "cycles within SLO [%]", "cost of what is wanted [$/h]", "changes"],
         rows=rows,
     )
-    about = f"records of a loop: {len(timeline.servers)} servers, {_duration(timeline.end_s)}"
+    count = len(timeline.servers)
+    of = f"{count} server{'' if count == 1 else 's'}"
+    about = f"records of a loop: {of}, {_duration(timeline.end_s)}"
     return Section(title=timeline.title, about=about, items=[table])
 
 

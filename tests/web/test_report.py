@@ -204,7 +204,7 @@ def test_a_short_recording_says_for_how_many_minutes(tmp_path: Path) -> None:
         lines = [line(0.0, row()), line(last_s, row())]
         (tmp_path / "cycles.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
         (section,) = report_of([tmp_path / "cycles.jsonl"]).sections
-        assert section.about == f"records of a loop: 1 servers, {told}"
+        assert section.about == f"records of a loop: 1 server, {told}"
 
 
 def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ Object.assign(inferno, (() => {
     tell() {
       this.summary.textContent = this.timelines.map((timeline) => [
         ...(this.timelines.length > 1 ? [timeline.title] : timeline.origin === "live" ? ["Now"] : []), `${percent(timeline.attainment)} within target`,
-        dollars(timeline.cost_usd_per_h), `${figure(timeline.servers.length)} servers`,
+        dollars(timeline.cost_usd_per_h), `${figure(timeline.servers.length)} server${timeline.servers.length === 1 ? "" : "s"}`,
       ].join(" · ")).join(" | ");
       const events = this.timelines.flatMap((timeline) => timeline.events.map((event) => [
         ...(this.timelines.length > 1 ? [timeline.title] : []), timeline.clock.say(event.t_s), event.kind, event.text,
