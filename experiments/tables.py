@@ -37,7 +37,7 @@ class Column:
 COLUMNS = (
     Column(name="attainment", heading="within\nSLO [%]", scale=100.0),
     Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0),
-    Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=".2f"),
+    Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=",.2f"),
     Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f", plain=True),
     Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f", plain=True),
     Column(name="offered_in_tokens", heading="tok.\nin", form=".0f", plain=True),
@@ -51,7 +51,7 @@ RUN_COLUMNS = (
     Column(name="ttft_ms_p95", heading="TTFT p95\n[ms]", form=".0f"),
     Column(name="itl_ms_p95", heading="ITL p95\n[ms]"),
     Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f"),
-    Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=".2f"),
+    Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=",.2f"),
     Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f"),
 )
 _NO_WIDTH = 100_000  # as wide as any table wants to be

@@ -69,7 +69,7 @@ COLUMNS = (
     Figures(
         name="cost_usd_per_h",
         heading="cost\n[$/h]",
-        form=".2f",
+        form=",.2f",
         interval=True,
         meaning="of what pods hold, those that start too",
     ),
@@ -106,7 +106,7 @@ COLUMNS = (
     Figures(
         name="regret_usd_per_h",
         heading="regret\n[$/h]",
-        form=".2f",
+        form=",.2f",
         meaning="cost and price of missed requests (--price), above the clairvoyant's",
     ),
 )
@@ -244,7 +244,7 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = ""
 def signed(value: float, form: str) -> str:
     """Return *value* in *form*, where what rounds to nothing has no minus."""
     text = f"{value:{form}}"
-    return f"{0.0:{form}}" if float(text) == 0.0 else text
+    return f"{0.0:{form}}" if float(text.replace(",", "")) == 0.0 else text
 
 
 def meanings(table: pd.DataFrame) -> list[str]:

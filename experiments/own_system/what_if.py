@@ -239,7 +239,8 @@ def _lines(question: Question, good: pd.DataFrame, *, then: RunConfig) -> list[s
             paired_along(good, name, axis="policy", first=NOW, second=THEN).mean
             for name in ("cost_usd_per_h", "attainment")
         )
-        line = f"it would cost {signed(cost, '+.2f')} $/h"
+        more = f"{abs(cost):,.2f} $/h {'more' if cost > 0.0 else 'less'}"
+        line = f"it would cost {'the same' if abs(cost) < 0.005 else more}"
         if math.isfinite(share):
             points = signed(100.0 * share, "+.1f")
             line += f" and change the share of requests within target by {points} points"

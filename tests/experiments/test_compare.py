@@ -20,6 +20,7 @@ from experiments.compare.report import (
     draw_costs,
     front_of,
     report_tables,
+    signed,
     summary,
 )
 from experiments.compare.rows import NO_START_UP, last_jump_s
@@ -313,6 +314,12 @@ def test_every_figure_stands_under_its_heading() -> None:
         share = headings.index("within\nSLO [%]")
         assert cells[0][0] == "hpa − slo"
         assert cells[0][share].startswith("+5.0")
+
+
+def test_large_figures_have_their_thousands_apart() -> None:
+    """A cluster in yen costs hundreds of thousands an hour; a difference of nothing has no sign."""
+    assert signed(-194_858.514, "+,.2f") == "-194,858.51"
+    assert signed(-0.001, "+,.2f") == "+0.00"
 
 
 def test_the_front_is_who_is_beaten_by_nobody() -> None:
