@@ -108,3 +108,16 @@ def test_a_page_that_speaks_of_the_existing_project_says_where_that_is_told() ->
         for name, text in sorted(speaking.items())
         if name not in told and "](where-this-comes-from.md)" not in text
     ] == []
+
+
+def test_every_port_that_has_a_suite_is_in_the_reference() -> None:
+    """Who writes an arrival process of their own looks for its port beside the others."""
+    told = "\n".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    suites = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("loop", "twin")
+        for path in (ROOT / room / "testing").glob("*.py")
+        if re.search(r"^class \w+Contract", path.read_text(), re.MULTILINE)
+    ]
+    assert len(suites) >= 8
+    assert [suite for suite in suites if f"::: {suite}" not in told] == []
