@@ -237,6 +237,30 @@ FAMILIES: dict[str, tuple[Json, float, float | None, int]] = {
         # 6.87 with what mixes them.
         *(6.78, 4.43, 40960),
     ),
+    "DeepSeek-V3.2, which finds the tokens that it attends to": (
+        shape("deepseek_v32", 61, 7168, 128, vocab_size=129280, intermediate_size=18432)
+        | {"n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048}
+        | {"n_shared_experts": 1, "first_k_dense_replace": 3, "q_lora_rank": 1536}
+        | {"index_head_dim": 128, "index_n_heads": 64, "index_topk": 2048}
+        | LATENT,
+        *(671.9, 37.5, 78080),
+    ),
+    "Step-3, whose many queries share one head": (
+        {
+            "text_config": shape("step3_text", 61, 7168, 64, head_dim=256, vocab_size=128815)
+            | {"num_attention_groups": 1, "share_q_dim": 2048, "intermediate_size": 18432}
+            | {"moe_num_experts": 48, "moe_top_k": 3, "moe_intermediate_size": 5120}
+            | {"share_expert_dim": 5120, "moe_layers_enum": ",".join(map(str, range(4, 60)))}
+        },
+        *(316.0, 38.0, 62464),
+    ),
+    "MiMo-V2-Flash, with other heads in windows": (
+        shape("mimo_v2_flash", 48, 4096, 64, num_key_value_heads=4, vocab_size=152576)
+        | mixture(256, 8, 2048, intermediate_size=16384, moe_layer_freq=[0] + [1] * 47)
+        | {"head_dim": 192, "v_head_dim": 128, "swa_num_key_value_heads": 8, "sliding_window": 128}
+        | {"hybrid_layer_pattern": [0] + ([1] * 5 + [0]) * 7 + [1] * 5},
+        *(309.0, None, 26880),
+    ),
 }
 
 

@@ -20,7 +20,14 @@ from twin.spec import SpecError
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "n_kv_heads")
+KV_HEADS = (
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_head_kv",
+    "kv_n_heads",
+    "n_kv_heads",
+    "num_attention_groups",
+)
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 VOCABULARY = ("vocab_size", "padded_vocab_size")
 INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "block_ff_dim")
@@ -44,6 +51,7 @@ SHARED_SIZE = (
     "shared_expert_intermediate_size",
     "moe_shared_expert_intermediate_size",
     "shared_intermediate_size",
+    "share_expert_dim",
 )
 POSITIONS = ("n_positions", "max_position_embeddings")
 # Where models that also see or hear keep the one that writes.
@@ -403,6 +411,9 @@ class _Config:
         those = self.get("attn_type_list")
         if isinstance(those, list) and place < len(those):
             return "attention" if those[place] == 1 else "linear_attention"
+        those = self.get("hybrid_layer_pattern")
+        if isinstance(those, list) and place < len(those):
+            return "sliding_attention" if those[place] == 1 else "full_attention"
         every = self.get("full_attention_interval")
         if isinstance(every, int) and every > 0:
             return "full_attention" if (place + 1) % every == 0 else "linear_attention"
@@ -422,15 +433,15 @@ class _Config:
     def add_layer(self, parts: _Parts, *, place: int, kind: str) -> None:
         """Add the parameters and the KV cache of one layer to *parts*."""
         if kind in ATTENTION:
-            parts.attention += self.twice * self._attention()
+            parts.attention += self.twice * self._attention(kind)
             if self.kind == "falcon_h1":  # both in each layer, side by side
                 parts.attention += self._recurrent("mamba")
             seen = float(self.twice)
             window = self._window()
             if kind == "sliding_attention" and window is not None:
                 seen = min(window / CONTEXT, 1.0)
-            parts.kv_values += 0.0 if self._reads_others(place) else seen * self._kv_values()
-            parts.compared += seen * self._compared()
+            parts.kv_values += 0.0 if self._reads_others(place) else seen * self._kv_values(kind)
+            parts.compared += seen * self._compared(kind)
         elif kind in RECURRENT:
             parts.attention += self._recurrent(kind)
         else:
@@ -448,7 +459,7 @@ class _Config:
         shared = self.whole(("num_kv_shared_layers",), at_least=0, default=0)
         return place in self._listed("cross_attention_layers") or place >= self.layers - shared
 
-    def _attention(self) -> float:
+    def _attention(self, kind: str) -> float:
         hidden, heads = self.hidden, self.heads
         if self._entry.has("kv_lora_rank"):
             latent, rope = self._latent()
@@ -458,26 +469,52 @@ class _Config:
             low = self.whole(("q_lora_rank",), at_least=0, default=0)
             queries = low * (hidden + query) if low else hidden * query
             expanded = latent * heads * (plain + value)
+            index = self._index_size()
+            indexed = self.whole(("index_n_heads",), at_least=0, default=0) if index else 0
+            # What finds the tokens that are attended to (DeepSeek V3.2).
+            queries += (low or hidden) * indexed * index + hidden * (index + indexed)
             return float(queries + hidden * (latent + rope) + expanded + heads * value * hidden)
         gated = self.get("attn_output_gate") is True or self.kind == "qwen3_next"
-        queries = (2 if gated else 1) * heads
-        return float(
-            hidden * (queries + 2 * self.kv_heads) * self.head + heads * self.head * hidden
+        heads, groups, size, value = self._heads(kind)
+        queries = (2 if gated else 1) * heads * size
+        low = self.whole(("share_q_dim",), at_least=0, default=0)
+        asked = low * (hidden + queries) if low else hidden * queries
+        return float(asked + hidden * groups * (size + value) + heads * value * hidden)
+
+    def _heads(self, kind: str) -> tuple[int, int, int, int]:
+        """Return heads, KV heads, and the values of a key and of what is added up; layers whose
+        windows slide may have their own (MiMo).
+        """
+        value = self.whole(("v_head_dim",), default=self.head)
+        plain = (self.heads, self.kv_heads, self.head, value)
+        if kind != "sliding_attention":
+            return plain
+        names = ("num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim")
+        heads, groups, size, value = (
+            self.whole((f"swa_{name}",), default=figure)
+            for name, figure in zip(names, plain, strict=True)
         )
+        return heads, groups, size, value
+
+    def _index_size(self) -> int:
+        return self.whole(("index_head_dim",), at_least=0, default=0)
 
     def _latent(self) -> tuple[int, int]:
         rope = self.whole(("qk_rope_head_dim",), at_least=0, default=64)
         return self.whole(("kv_lora_rank",)), rope
 
-    def _kv_values(self) -> int:
+    def _kv_values(self, kind: str) -> float:
         if self._entry.has("kv_lora_rank"):
-            return sum(self._latent())
-        return 2 * self.kv_heads * self.head
+            # What tokens are found by is kept in eight bits.
+            return sum(self._latent()) + self._index_size() / 2.0
+        _, groups, size, value = self._heads(kind)
+        return groups * (size + value)
 
-    def _compared(self) -> int:
+    def _compared(self, kind: str) -> int:
         """Return the values of the queries, and of what their answers are added up of."""
         if not self._entry.has("kv_lora_rank"):
-            return 2 * self.heads * self.head
+            heads, _, size, value = self._heads(kind)
+            return heads * (size + value)
         # Of a prompt they are compared as they are, not in the compressed form of decodes.
         plain = self.whole(("qk_nope_head_dim",), at_least=0, default=128)
         value = self.whole(("v_head_dim",), default=128)
@@ -524,9 +561,11 @@ class _Config:
         """Tell whether a layer is a mixture of experts."""
         if not self.experts:
             return False
-        listed = self.get("moe_layers")
+        listed, told = self.get("moe_layers"), self.get("moe_layers_enum")
         if isinstance(listed, list):
             return place in listed
+        if isinstance(told, str):
+            return str(place) in [each.strip() for each in told.split(",")]
         # Named by their families: at which layers experts begin, and every how many they stand.
         first = self.whole(
             ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"),
