@@ -38,7 +38,8 @@ def mutated(document: Any, rng: Random) -> Any:
         if rng.random() < 0.3:
             del inner[path[-1]]
         else:
-            inner[path[-1]] = rng.choice(WRONG)
+            # A copy: what is put into it next would stand in WRONG, and in itself.
+            inner[path[-1]] = deepcopy(rng.choice(WRONG))
         if not found:
             return found
     return found
