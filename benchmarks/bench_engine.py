@@ -30,7 +30,7 @@ from benchmarks.bench_replica import (
 from twin.engine.compiled.columns import LEAST_OUTSTANDING
 from twin.engine.compiled.table import ReplicaTable
 from twin.engine.compiled.visit import Stretch, Visit
-from twin.engine.replica import Replica
+from twin.engine.written_out import WrittenOut
 from twin.request import RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
@@ -99,7 +99,9 @@ Steps = list[tuple[int, int, float]]
 
 
 def _plain(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestLog) -> None:
-    replica = Replica.of_spec(spec, max_batch=MAX_BATCH, queue_max=None, on_finish=log.add_finished)
+    replica = WrittenOut.of_spec(
+        spec, max_batch=MAX_BATCH, queue_max=None, on_finish=log.add_finished
+    )
     for begin, end, until_s in steps:
         for request in batch.requests("s", begin, end):
             replica.submit(request, request.arrival_s)

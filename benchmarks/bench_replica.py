@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from twin.engine.replica import Replica
+from twin.engine.written_out import WrittenOut
 from twin.request import Request, RequestLog
 from twin.spec import LatencyModel
 from twin.testing.naive_replica import NaiveReplica
@@ -98,7 +98,7 @@ def run_fast(workload: Workload) -> Measured:
     """Run the twin's replica, advanced only when it is asked."""
     env = simpy.Environment()
     log = RequestLog()
-    replica = Replica(
+    replica = WrittenOut(
         latency_model=MODEL,
         max_batch=MAX_BATCH,
         kv_tokens=workload.kv_tokens,

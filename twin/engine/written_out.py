@@ -2,9 +2,9 @@
 for speed alone. It decides nothing by itself; to read how a replica works, read that file.
 
 Python spends most of a step on looking up attributes and on calls. A generator keeps its variables
-from one call to the next, so here a step needs neither. What is rare (a prompt in parts, memory
-that runs out) is left to the methods of Replica, for which the variables are put back. Results are
-equal to the last bit: tests play random scripts to both.
+from one call to the next, so here a step needs few of either. What is rare (a prompt in parts,
+memory that runs out) is left to the methods of Replica, for which the variables are put back.
+Results are equal to the last bit: tests play random scripts to both.
 """
 
 from __future__ import annotations
@@ -401,7 +401,7 @@ class WrittenOut(Replica):
                                 next_s = until_s
                         else:
                             telemetry.rejections += 1
-                    self.next_boundary_s = next_s
+                    self.next_boundary_s, self.steps = next_s, steps
                     until_s = yield reason
                     continue
                 break
