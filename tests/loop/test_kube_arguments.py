@@ -65,6 +65,9 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"args": ["serve", "m"], "env": [EXTRA]}, None),
         ({"args": ["--max-num-seqs=8", "$(EXTRA)"], "env": [EXTRA]}, 8),
         ({"args": ["--max-num-seqs=$(BATCH)"]}, None),
+        # A shell alone puts in variables of these forms.
+        ({"args": ["--max-num-seqs=$BATCH"], "env": [BATCH]}, None),
+        ({"command": ["vllm", "--max-num-seqs", "${BATCH:-8}"], "env": [BATCH]}, None),
         ({}, None),
     ],
 )

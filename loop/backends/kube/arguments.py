@@ -208,7 +208,7 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
         found = _of_engines(argument, word)
         value, inside = found[-1]["value"].strip("\"'") if found else "", True
     told = _assigned(value, word) if inside else ""
-    of_variable = None if told else _reference(container, value)
+    of_variable = None if told else _reference(container, value, in_shell=inside)
     if of_variable is not None:
         return of_variable
     commands = len(container.get("command") or ())
@@ -236,12 +236,12 @@ def _assigned(value: str, script: str) -> str:
     return numbers[0] if len(numbers) == 1 and whole(numbers[0]) is not None else ""
 
 
-def _reference(container: Json, value: str) -> Place | None:
+def _reference(container: Json, value: str, *, in_shell: bool) -> Place | None:
     """Return the environment variable of *container* that *value* stands for; None if it stands
-    for none that can be known.
+    for none that can be known: Kubernetes puts in what it knows by its own form alone.
     """
     found = _VARIABLE.fullmatch(value)
-    if found is None:
+    if found is None or not (in_shell or found["kubernetes"]):
         return None
     (name,) = _names_of(found)
     return _of_variable(container, name, missing=found["default"])
