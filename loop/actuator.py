@@ -381,11 +381,12 @@ def below_minimum(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, .
     """Return a line for each server that *changes* leave below the minimum set for it, because it
     is held or has no accelerator.
     """
+    asked = {change.server: change for change in changes}
     return tuple(
-        f"{name}: stays at {desired.replicas} replicas, below its minimum of "
-        f"{snapshot.servers[name].replicas_min}: nothing is asked for it"
-        for name, desired in planned(snapshot, changes).items()
-        if desired.replicas < snapshot.servers[name].replicas_min
+        f"{name}: stays at {replicas} replicas, below its minimum of "
+        f"{view.replicas_min}: nothing is asked for it"
+        for name, view in snapshot.servers.items()
+        if (replicas := asked.get(name, view).replicas) < view.replicas_min
     )
 
 
@@ -394,11 +395,13 @@ def shut_out(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...]:
     it may have, while requests come or are in its pods.
     """
     lines = []
-    for name, desired in planned(snapshot, changes).items():
-        view = snapshot.servers[name]
+    asked = {change.server: change for change in changes}
+    for name, view in snapshot.servers.items():
+        if view.replicas_max != 0 or asked.get(name, view).replicas != 0:
+            continue
         rate_rpm = view.load.rate_rpm if view.load is not None else 0.0
         inside = view.running + view.waiting
-        if view.replicas_max == 0 and desired.replicas == 0 and (rate_rpm > 0.0 or inside > 0):
+        if rate_rpm > 0.0 or inside > 0:
             lines.append(
                 f"{name}: its maximum is 0 replicas, so nobody serves the {rate_rpm:.4g} "
                 f"requests/min that come and the {inside} in its pods"

@@ -73,7 +73,7 @@ class SizingCache:
         self._catalog: _Listed | None = None
         self._tables: list[_Sized] = []
         self._assigned_by: tuple[Catalog, object, Classes] | None = None
-        self._assigned: dict[str, _Assigned] = {}
+        self._assigned: dict[_Asked, _Assigned] = {}
 
     def __len__(self) -> int:
         return len(self.limits)
@@ -117,14 +117,15 @@ class SizingCache:
         table, changed = min(found, key=lambda one: len(one[1]), default=(None, []))
         return None if table is None or 2 * len(changed) > len(servers) else (table, changed)
 
-    def assigned(self, data: SystemData, settings: object) -> Assigned:
-        """Return what servers of *data* were assigned last."""
+    def assigned(self, data: SystemData, settings: object, *, figures: bool) -> Assigned:
+        """Return what servers of *data* were assigned last, with their *figures* or without."""
         catalog, by = self.catalog(data), self._assigned_by
         if by is None or not (by[0] is catalog and by[1:] == (settings, data.classes)):
             self._assigned_by, self._assigned = (catalog, settings, dict(data.classes)), {}
-        if len(self._assigned) > 2 * len(data.servers):
+        # Each may be asked for as it may move and as it stays, with figures and without.
+        if len(self._assigned) > 8 * len(data.servers):
             self._assigned.clear()
-        return Assigned(data.servers, self._assigned)
+        return Assigned(data.servers, self._assigned, figures=figures)
 
     def keep_table(
         self,
@@ -153,6 +154,9 @@ class SizingCache:
         del self._inputs[:-SOLUTIONS_MAX]
 
 
+_Asked = tuple[str, bool, bool]
+
+
 class _Assigned(NamedTuple):
     """What a server was assigned, with so many replicas of an accelerator."""
 
@@ -167,19 +171,24 @@ class Assigned:
     it, and on no other server.
     """
 
-    def __init__(self, servers: Mapping[str, ServerData], found: dict[str, _Assigned]) -> None:
-        self._servers, self._found = servers, found
+    def __init__(
+        self, servers: Mapping[str, ServerData], found: dict[_Asked, _Assigned], *, figures: bool
+    ) -> None:
+        self._servers, self._found, self._figures = servers, found, figures
 
     def get(self, name: str, accelerator: int, replicas: int) -> Assignment | None:
         """Return what *name* was assigned if it is as it was and the same is chosen for it."""
-        one = self._found.get(name)
+        server = self._servers[name]
+        one = self._found.get((name, server.keep_accelerator, self._figures))
         if one is None or one.accelerator != accelerator or one.replicas != replicas:
             return None
-        return one.found if one.server == self._servers[name] else None
+        return one.found if one.server == server else None
 
     def put(self, name: str, accelerator: int, replicas: int, found: Assignment) -> None:
         """Remember what *name* is assigned."""
-        self._found[name] = _Assigned(self._servers[name], accelerator, replicas, found)
+        server = self._servers[name]
+        key = name, server.keep_accelerator, self._figures
+        self._found[key] = _Assigned(server, accelerator, replicas, found)
 
 
 class Chosen(NamedTuple):

@@ -117,8 +117,6 @@ def _assign(
     *,
     known: Assigned,
 ) -> dict[str, Assignment]:
-    if not settings.figures:
-        return _found(table, problem, choices, settings, cache)
     made: dict[str, Assignment | None] = {}
     new = {}
     for i in sorted(choices):
@@ -126,7 +124,7 @@ def _assign(
         made[name] = known.get(name, int(table.accelerator[choice.row]), choice.replicas)
         if made[name] is None:
             new[i] = choice
-    found = _found(table, problem, new, settings, cache)
+    found = _found(table, problem, new, settings, cache) if new else {}
     for i, choice in new.items():
         name = table.servers[i]
         known.put(name, int(table.accelerator[choice.row]), choice.replicas, found[name])

@@ -43,7 +43,7 @@ def optimize(
         cache.keep(data, asked, solved)
     if solved.solution is None or (settings.figures and solved.chosen is not None):
         assert solved.chosen is not None, "nothing is explained yet"
-        solved.solution = _explained(data, settings, solved.chosen, cache)
+        solved.solution = _explained(data, settings, solved.chosen, cache, asked=asked)
         if settings.figures:
             solved.chosen = None
     return solved.solution
@@ -75,12 +75,17 @@ def _solve(data: SystemData, settings: OptimizerSettings, cache: SizingCache) ->
 
 
 def _explained(
-    data: SystemData, settings: OptimizerSettings, chosen: Chosen, cache: SizingCache
+    data: SystemData,
+    settings: OptimizerSettings,
+    chosen: Chosen,
+    cache: SizingCache,
+    *,
+    asked: OptimizerSettings,
 ) -> Solution:
-    """Return what is *chosen* as the solution."""
+    """Return what is *chosen* as the solution; *asked* are the settings with figures."""
     settings = settings.rules.in_force(settings)
     table, problem, answer = chosen
-    known = cache.assigned(data, replace(settings, figures=True))
+    known = cache.assigned(data, asked, figures=settings.figures)
     if isinstance(answer, SeveralAnswer):
         allocations, unserved = explain_several(
             table, problem, answer, settings, cache, known=known
