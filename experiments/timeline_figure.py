@@ -40,7 +40,7 @@ _HEAD_IN, _FOOT_IN = 0.6, 0.6
 _LEFT_IN, _GAP_IN, _WIDE_IN, _HIGH_IN, _TICK_IN = 0.55, 0.25, 3.75, 1.42, 0.05
 # Of a panel on a page of a given width: what stands right of its axes, and how narrow it may be.
 _RIGHT_IN, _NARROWEST_IN = 0.62, 3.0
-_CHARACTER_IN, _LINE_IN = 0.062, 0.14  # of a title
+_CHARACTER_IN, _LINE_IN = 0.072, 0.14  # of a title, of wide letters
 PANELS_MAX = 60
 """Servers that a figure shows; of more nobody sees one."""
 

@@ -207,7 +207,7 @@ def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -
         counts,
         minutes,
         fleet_timeline(pods, end_s=86_400.0),
-        titles={name: f"{name} of a long name (TTFT 1000 ms, ITL 60 ms): 99.9 %" for name in names},
+        titles={name: f"{name}-{'a' * 60} (TTFT 1000 ms, ITL 60 ms): 99.9 %" for name in names},
         heading="a run of which much is told, policy slo, alpha 0.05: 98.2 %, $ 1,919.91 an hour",
         accelerators={"server-0": [(0.0, 40_000.0, "MI300X"), (40_000.0, 86_400.0, "2xH100")]},
         form=Form(width_in=width_in),
