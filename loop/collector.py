@@ -67,7 +67,7 @@ def collect(
         )
         source = _source(view, load, settings)
         same = load == view.load and source == view.load_source
-        views[name] = view if same else replace(view, load=load, load_source=source)
+        views[name] = view if same else _with_estimate(view, load, source)
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
         if kept is not None:
@@ -108,6 +108,14 @@ def _estimate(
             "yet",
         )
     return estimated, ""
+
+
+def _with_estimate(view: ServerView, load: Load | None, source: str) -> ServerView:
+    """Return *view* with the estimated *load*; what came lately is of the measured rate."""
+    measured = view.load
+    as_it_is = load is not None and measured is not None and load.rate_rpm == measured.rate_rpm
+    latest = view.latest if as_it_is else None
+    return replace(view, load=load, load_source=source, latest=latest)
 
 
 def _source(view: ServerView, load: Load | None, settings: CollectorSettings) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loop.actuator import planned
 from loop.json_text import is_plain, quick_text
 from loop.spec import cost_cents_per_h, gpus
-from loop.types import CapacityView, Load, Missing, ServerView, Snapshot, Why, one_pool
+from loop.types import CapacityView, Latest, Load, Missing, ServerView, Snapshot, Why, one_pool
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
@@ -194,6 +194,8 @@ def _seen(view: ServerView) -> Line:
         "backlog": None if "waiting" in unknown else view.backlog,
         "kvUsage": None if "kv_usage" in unknown else view.kv_usage,
         "reporting": view.reporting,
+        "latestRpm": view.latest.rate_rpm if view.latest else None,
+        "latestS": view.latest.length_s if view.latest else None,
         "loadSource": view.load_source or None,
         "loadAgeS": view.load_age_s,
         "sampleAgeS": view.sample_age_s,
@@ -240,6 +242,11 @@ def _missing_of(line: Line | None) -> Missing | None:
     )
 
 
+def _latest_of(row: Mapping[str, Any]) -> Latest | None:
+    rate_rpm, length_s = row.get("latestRpm"), row.get("latestS")
+    return None if rate_rpm is None or length_s is None else Latest(rate_rpm, length_s)
+
+
 def _view(row: Mapping[str, Any]) -> ServerView:
     """Return the inverse of _seen."""
     load = None
@@ -263,6 +270,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         pending=row["pending"],
         draining=row["draining"],
         load=load,
+        latest=_latest_of(row),
         completions_rpm=row["throughput"],
         ttft_ms=row["ttft"],
         itl_ms=row["itl"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter, is_
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from loop.replacing import replace
 from loop.spec import Load, SystemData
@@ -116,6 +116,15 @@ class PodView:
     kv_tokens_used: int | None = None
 
 
+class Latest(NamedTuple):
+    """What came in the last part of a window, length_s long."""
+
+    rate_rpm: float
+    length_s: float
+
+
+LATEST_PART = 0.25  # of a window, at least: of less, chance tells more than the load does
+
 MissingKind = Literal[
     "unschedulable",  # no node takes the pod
     "not-scheduled",  # nobody has looked for a node yet
@@ -152,12 +161,12 @@ class ServerView(OfPools):
     None.
 
     pools are what was last asked for; starting counts pods that hold units but are not ready;
-    pending those without units. load is the demand at the router; completions_rpm what was
-    finished; running, waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last
-    scrape; backlog is the requests that wait, at the router and in pods. reporting is how many
-    ready pods load was summed over; None if load is of the whole server, as a router sees it.
-    replicas_min and replicas_max are bounds that the world sets for this server (None: no upper
-    one).
+    pending those without units. load is the demand at the router, latest what of it came in the
+    last part of the window (None: nobody tells); completions_rpm what was finished; running,
+    waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last scrape; backlog is the
+    requests that wait, at the router and in pods. reporting is how many ready pods load was summed
+    over; None if load is of the whole server, as a router sees it. replicas_min and replicas_max
+    are bounds that the world sets for this server (None: no upper one).
 
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
     none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the
@@ -194,6 +203,7 @@ class ServerView(OfPools):
     pending: int = 0
     draining: int = 0
     load: Load | None = None
+    latest: Latest | None = None
     completions_rpm: float | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None

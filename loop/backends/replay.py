@@ -82,6 +82,7 @@ _COUNTS = (*("wanted", "ready", "starting", "pending", "draining", "currentMaxBa
 _FIGURES = (
     *("running", "waiting", "backlog", "kvUsage"),
     *("rpm", "throughput", "avgInTok", "avgOutTok", "itl", "ttft", "outputTps", "percentilesAgeS"),
+    *("latestRpm", "latestS"),
     *("reporting", "loadAgeS", "sampleAgeS", "startUpS", "queuedPromptTokens", "preemptions"),
     "waitingPods",
     *("prefixCacheHitShare", "minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.replacing import replace
-from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
+from loop.types import CapacityView, Change, Latest, Load, PodView, ServerView, Snapshot
 from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
@@ -142,6 +142,12 @@ def _measured(window: WindowFigures) -> Load | None:
     )
 
 
+def _latest(window: WindowFigures) -> Latest | None:
+    if window.latest_rpm is None:
+        return None
+    return Latest(window.latest_rpm, window.latest_s)
+
+
 def _labelled(offered_loads: Mapping[str, OfferedLoad], name: str) -> Load | None:
     point = offered_loads.get(name)
     if point is None:
@@ -160,6 +166,7 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         pending=state.pending,
         draining=state.draining,
         load=load,
+        latest=_latest(state.window) if source == "router" else None,
         load_source="" if load is None else source,
         load_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
         sample_age_s=None if state.scraped_s is None else now_s - state.scraped_s,

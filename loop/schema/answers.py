@@ -92,6 +92,8 @@ class ServerLine(Answer):
     kv_usage: float | None
     reporting: int | None
     pooled: bool
+    latest_rpm: float | None
+    latest_s: float | None
     load_source: str | None
     load_age_s: float | None
     sample_age_s: float | None

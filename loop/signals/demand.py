@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from loop.replacing import replace
 from loop.signals.histograms import Buckets, percentiles_ms, plausible
+from loop.signals.latest import latest_of
 from loop.signals.names import HISTOGRAMS
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Track
-from loop.types import Load
+from loop.types import Latest, Load
 from twin.frozen import made_quickly
 
 MINUTE_S, MS = 60.0, 1000.0
@@ -94,6 +95,7 @@ class Figures:
     """
 
     load: Load | None = None
+    latest: Latest | None = None
     completions_rpm: float | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None
@@ -162,8 +164,15 @@ def figures(
         telling = list(good)
     if not telling:
         return _unknown(seen, serving, heard, settings=settings, now_s=now_s, own_looks=own_looks)
+    latest = latest_of(
+        [pod.name for pod in serving],
+        good,
+        gone_s=max((gone_s for _, gone_s in (gone or {}).values()), default=None),
+        window_s=settings.window_s,
+        speed=settings.speed,
+    )
     return _known(
-        seen,
+        replace(seen, latest=latest),
         serving,
         good,
         gone or {},

@@ -173,6 +173,32 @@ def test_a_queue_that_is_worked_off_is_no_demand() -> None:
     assert rate_rpm(seen({"a": samples}, pod("a"))) == pytest.approx(60.0)
 
 
+def test_what_came_lately_is_told_apart_from_what_came_before() -> None:
+    """A quarter of the window, or since the scrape that is older than that; of all pods."""
+    first = NOW_S - SETTINGS.window_s
+    times = [first + SCRAPE_S * i for i in range(5)]
+    jumped = [sample(t_s, success=t_s + 15.0 * (t_s == times[-1])) for t_s in times]
+    found = seen({"a": jumped, "b": steady(rps=1.0, phase_s=4.0)}, pod("a"), pod("b"))
+    assert found.latest == pytest.approx((180.0, 15.0))
+    # Scrapes that are half a window apart tell of no quarter.
+    found = seen({"a": jumped[::2]}, pod("a"))
+    assert found.latest == pytest.approx((90.0, 30.0))
+
+
+def test_what_came_lately_is_unknown_unless_every_pod_tells_of_it() -> None:
+    """A pod that does not report, or that has only begun, had requests, too."""
+    young = [sample(t_s, success=t_s - NOW_S + 20.0) for t_s in (NOW_S - 20.0, NOW_S - 10.0)]
+    assert seen({"a": steady(rps=1.0)}, pod("a"), pod("b")).latest is None
+    found = seen({"a": steady(rps=1.0), "b": young}, pod("a"), pod("b"))
+    assert (found.latest, found.load is None) == (None, False)
+    # One has gone after that.
+    of_gone = {name_of("b"): (NOW_S - 20.0, NOW_S - 5.0)}
+    tracks = {name_of("a"): tracks_of(series_of(steady(rps=1.0)))}
+    one = scraped(server(pod("a")))
+    assert figures(one, tracks, now_s=NOW_S, settings=SETTINGS, gone=of_gone).latest is None
+    assert figures(one, tracks, now_s=NOW_S, settings=SETTINGS).latest is not None
+
+
 def test_a_restart_sets_counters_back_and_is_no_negative_load() -> None:
     """What was in the pod is lost, and what came while it was away is taken for as much as else."""
     before = [

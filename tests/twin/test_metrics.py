@@ -192,6 +192,24 @@ def test_a_window_reaches_back_a_whole_number_of_scrapes(
     assert begin_s == pytest.approx((19 - expected) * interval_s)
 
 
+@pytest.mark.parametrize(
+    ("interval_s", "length_s"), [(15.0, 15.0), (5.0, 15.0), (20.0, 20.0), (10.0, 20.0)]
+)
+def test_what_came_lately_is_of_a_quarter_of_the_window(interval_s: float, length_s: float) -> None:
+    """Or since the scrape that is older than that; of a window of one scrape there is none."""
+    series = ServerSeries(scrape_interval_s=interval_s, window_s=60.0)
+    for number in range(1, 20):
+        series.add(number * interval_s, Arrivals(number**2, 0), [])
+    figures = series.figures()
+    then = 19 - round(length_s / interval_s)
+    assert figures.latest_s == pytest.approx(length_s)
+    assert figures.latest_rpm == pytest.approx((19**2 - then**2) * 60.0 / length_s)
+    series = ServerSeries(scrape_interval_s=60.0, window_s=60.0)
+    for number in range(1, 5):
+        series.add(number * 60.0, Arrivals(number, 0), [])
+    assert series.figures().latest_rpm is None
+
+
 def test_totals_of_a_server_are_the_sums_over_its_pods() -> None:
     """Means over a window weight every request alike, whichever pod served it."""
     series = ServerSeries(scrape_interval_s=15.0, window_s=60.0)

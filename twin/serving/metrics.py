@@ -82,7 +82,8 @@ class WindowFigures:
     """Figures of one server over the window before the last scrape; None if nothing happened
     that can be measured.
 
-    rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean
+    rate_rpm counts arrivals at the router, in_tokens is their mean prompt; latest_rpm those of the
+    last latest_s, a quarter of the window or since the scrape before. out_tokens is the mean
     output of requests that finished, since an output's length is known when it ends. output_tps
     counts every token generated. ITL is per token; its percentiles are those of steps over the mean
     number of tokens in one. percentiles_ms: of "ttft", "itl", "e2e" and "queue" each of
@@ -91,6 +92,8 @@ class WindowFigures:
     """
 
     rate_rpm: float | None = None
+    latest_rpm: float | None = None
+    latest_s: float = 0.0
     in_tokens: float | None = None
     out_tokens: float | None = None
     completions_rpm: float | None = None
@@ -101,6 +104,7 @@ class WindowFigures:
     preemptions: int | None = None
 
 
+LATEST_PART = 0.25  # of a window: what came lately
 PERCENTILES = (50, 90, 95, 99)
 HISTOGRAMS: Mapping[str, Sequence[float]] = {
     "ttft": TTFT_BOUNDS_S,
@@ -310,6 +314,7 @@ class ServerSeries:
             return WindowFigures()
         then, now = _counters(first), _counters(last)
         length_s = end_s - begin_s
+        latest_rpm, latest_s = self._latest(LATEST_PART * length_s)
         requests = arrivals_now.requests - arrivals_then.requests
         finished = now.successes - then.successes
         # An observation of the histogram is a step, which speculation lets add several tokens.
@@ -322,6 +327,8 @@ class ServerSeries:
             percentiles["itl"] = {p: ms * per_token for p, ms in percentiles["itl"].items()}
         return WindowFigures(
             rate_rpm=requests * _MINUTE_S / length_s,
+            latest_rpm=latest_rpm,
+            latest_s=latest_s,
             in_tokens=_mean(arrivals_now.prompt_tokens - arrivals_then.prompt_tokens, requests),
             out_tokens=_mean(now.finished_tokens - then.finished_tokens, finished),
             completions_rpm=finished * _MINUTE_S / length_s,
@@ -333,6 +340,17 @@ class ServerSeries:
             percentiles_ms=percentiles,
             preemptions=now.preemptions - then.preemptions,
         )
+
+    def _latest(self, least_s: float) -> tuple[float | None, float]:
+        """Return the rate since the last sample but those of the last *least_s*, and how long that
+        is; None if it is all that there is.
+        """
+        end_s, now, _ = self._samples[-1]
+        for k in range(len(self._samples) - 2, 0, -1):
+            at_s, then, _ = self._samples[k]
+            if (length_s := end_s - at_s) >= least_s - 1e-9:
+                return (now.requests - then.requests) * _MINUTE_S / length_s, length_s
+        return None, 0.0
 
 
 def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:

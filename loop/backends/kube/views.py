@@ -74,6 +74,7 @@ def server_view(
         pending=counts["pending"] + unmade,
         draining=counts["draining"],
         load=None if one.problem else sight.load,
+        latest=figures.latest if sight.load is figures.load else None,
         load_source="" if one.problem or sight.load is None else sight.source,
         load_age_s=figures.age_s,
         sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
+from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
 from loop.types import Load
@@ -54,9 +55,10 @@ class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
     how many requests a minute these stand for, those of its last answers and how many answers a
     minute these stand for, the request that its work is counted in (None: any), how far its
-    requests in flight are from what its load says, what was asked for before any hold
-    [requests/min], what a replica of it can take (0: not known), when it was moved last, and since
-    when its load is not known (None: it is). foreseen is used again while nothing new is seen.
+    requests in flight are from what its load says, and what came lately from what came before, what
+    was asked for before any hold [requests/min], what a replica of it can take (0: not known), when
+    it was moved last, and since when its load is not known (None: it is). foreseen is used again
+    while nothing new is seen.
 
     Once there is a unit, all rates are of such requests.
     """
@@ -69,6 +71,7 @@ class Memory:
     answers_weight: float = 0.0
     unit: Unit | None = None
     spread: Spread = field(default_factory=Spread)
+    jumps: Jumps = field(default_factory=Jumps)
     demands: Series = field(default_factory=Series)
     replica_rpm: float = 0.0
     moved_s: float | None = None
@@ -123,11 +126,14 @@ def remember(
     for name, view in views.items():
         memory, unknown = memories.get(name, NEW), view.load is None
         if unknown != (memory.unknown_s is not None):
-            spread = memory.spread.without_sample()
-            memory = replace(memory, unknown_s=now_s if unknown else None, spread=spread)
+            spread, jumps = memory.spread.without_sample(), memory.jumps.without_sample()
+            unknown_s = now_s if unknown else None
+            memory = replace(memory, unknown_s=unknown_s, spread=spread, jumps=jumps)
         if view.load is not None:
             loads[name] = view.load
             if memory.history.rates.is_due(now_s):
+                jumps = memory.jumps.with_sample(view, view.load, window_s=window_s)
+                memory = memory if jumps is memory.jumps else replace(memory, jumps=jumps)
                 memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
         found[name] = memory
     before = [found[name].history for name in loads]
@@ -198,7 +204,8 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     assert foreseen is not None, "it was foreseen"
     found = foreseen.found
     seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
-    jumped_rpm = memory.spread.jump * seen_rpm if memory.spread.jump > 1.0 else 0.0
+    jump = max(memory.spread.jump, memory.jumps.jump)
+    jumped_rpm = jump * seen_rpm if jump > 1.0 else 0.0
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - held_s(memory, horizon)))

@@ -1,0 +1,70 @@
+"""Whether a load has jumped, by what came in the last part of a window: the window itself shows it
+only when it is full of it. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loop.replacing import replace
+
+if TYPE_CHECKING:
+    from loop.types import Load, ServerView
+
+KEPT = 0.95  # of the weight of a sample, after each further one: ten minutes of samples of 30 s
+SAMPLES_MIN = 5.0
+# A jump is what came lately beyond so many deviations, is no smaller than that, and counts for so
+# much at most.
+SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 3.0
+COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and then
+# A load of more than so many times the deviations of Poisson's process jumps all the time, and back
+# again: its forecast knows that.
+CALM = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Jumps:
+    """Sums over the samples of a server, the later ones with more weight: squares of how far what
+    came lately was from what came before it in the window, as a share, and the weights. jump is how
+    many times the load of the window that of now is (1: as it is, or nobody knows).
+    """
+
+    squares: float = 0.0
+    weight: float = 0.0
+    jump: float = 1.0
+
+    def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Jumps:
+        """Return it with what came to *view*, which sees *load* over *window_s*."""
+        latest = view.latest
+        if latest is None or not 0.0 < latest.length_s < window_s:
+            return self.without_sample()
+        came = latest.rate_rpm * latest.length_s / 60.0
+        before = load.rate_rpm * window_s / 60.0 - came
+        expected = before * latest.length_s / (window_s - latest.length_s)
+        if expected <= 0.0:
+            return self.without_sample()
+        times, chance = came / expected, 1.0 / expected + 1.0 / before
+        jump = self._jump(times, chance, came=came)
+        if jump > 1.0:
+            # Of what came before, as a rate, that is; of the window it is less.
+            jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
+        squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2
+        return Jumps(squares, KEPT * self.weight + 1.0, jump)
+
+    def without_sample(self) -> Jumps:
+        """Return it where nothing is known of now."""
+        return self if self.jump == 1.0 else replace(self, jump=1.0)
+
+    def _jump(self, times: float, chance: float, *, came: float) -> float:
+        """Return how many *times* what came before *came* lately, if that is no chance; else 1.
+        *chance*: the variance of it of a Poisson process.
+        """
+        if self.weight < SAMPLES_MIN or came < COUNT_MIN:
+            return 1.0
+        usual = self.squares / self.weight
+        if usual > CALM**2 * chance:
+            return 1.0
+        least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, chance)))
+        return min(times, JUMP_MAX) if times >= least else 1.0

@@ -1,0 +1,82 @@
+"""A load that has jumped, as what came in the last quarter of a window tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loop.policies.slo.jumps import JUMP_MAX, Jumps
+from loop.testing.fakes import server_view
+from loop.types import Latest, Load, ServerView
+
+WINDOW_S, LATEST_S = 60.0, 15.0
+
+
+def seen(before: float, came: float, *, told: bool = True) -> ServerView:
+    """Return a server to which *came* requests came in the last quarter of the window, and *before*
+    in the others.
+    """
+    load = Load(rate_rpm=before + came, in_tokens=500.0, out_tokens=100.0)
+    latest = Latest(came * 60.0 / LATEST_S, LATEST_S) if told else None
+    return server_view(load=load, latest=latest)
+
+
+def after(*views: ServerView) -> Jumps:
+    """Return what is learnt of *views*."""
+    jumps = Jumps()
+    for view in views:
+        assert view.load is not None
+        jumps = jumps.with_sample(view, view.load, window_s=WINDOW_S)
+    return jumps
+
+
+def poisson(rng: np.random.Generator, rate_rpm: float, *, times: float = 1.0) -> ServerView:
+    """Return a window of Poisson's process whose last quarter has so many *times* as much."""
+    quarter = rate_rpm / 4.0
+    return seen(float(rng.poisson(3.0 * quarter)), float(rng.poisson(times * quarter)))
+
+
+@pytest.mark.parametrize("rate_rpm", [8.0, 60.0, 900.0])
+def test_a_steady_load_hardly_ever_jumps(rate_rpm: float) -> None:
+    """Three deviations of a Poisson process: about once in an hour."""
+    rng, count = np.random.default_rng(5), 0
+    for _ in range(10):
+        jumps = Jumps()
+        for _ in range(120):
+            view = poisson(rng, rate_rpm)
+            assert view.load is not None
+            jumps = jumps.with_sample(view, view.load, window_s=WINDOW_S)
+            count += jumps.jump > 1.0
+    assert count <= 15
+
+
+@pytest.mark.parametrize("times", [2.0, 3.0])
+def test_a_jump_is_known_from_the_last_quarter_of_the_window(times: float) -> None:
+    """Of the rate of the window, in which a quarter of it is already."""
+    rng = np.random.default_rng(6)
+    jumps = after(*(poisson(rng, 600.0) for _ in range(20)), poisson(rng, 600.0, times=times))
+    window = (3.0 + times) / 4.0
+    assert jumps.jump * window == pytest.approx(times, rel=0.15)
+
+
+def test_a_jump_counts_for_so_much_at_most() -> None:
+    """However much came: one burst is no load."""
+    jumps = after(*[seen(450.0, 150.0)] * 20, seen(450.0, 500.0))
+    assert jumps.jump * 950.0 == pytest.approx(JUMP_MAX * 600.0)
+
+
+def test_a_load_that_jumps_all_the_time_is_no_jump() -> None:
+    """Its forecast knows that it may be anything next."""
+    rng = np.random.default_rng(7)
+    restless = [poisson(rng, 600.0, times=float(rng.choice([0.3, 2.0]))) for _ in range(40)]
+    assert after(*restless, seen(450.0, 300.0)).jump == 1.0
+
+
+def test_a_load_that_falls_or_that_nobody_tells_is_no_jump() -> None:
+    """Nor is one of a server that is just begun; a jump is over when it is not told any more."""
+    steady = [seen(450.0, 150.0)] * 20
+    assert after(*steady, seen(450.0, 50.0)).jump == 1.0
+    assert after(seen(450.0, 300.0)).jump == 1.0
+    assert after(*steady, seen(450.0, 300.0)).jump > 1.0
+    assert after(*steady, seen(450.0, 300.0), seen(450.0, 300.0, told=False)).jump == 1.0
+    assert after(*steady, seen(0.0, 0.0), seen(0.0, 4.0)).jump == 1.0
