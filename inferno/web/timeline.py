@@ -193,23 +193,29 @@ def as_json(value: object) -> str:
     )
 
 
-def plain(value: object) -> object:
-    """Return *value* in the types of JSON, floats of five digits at most: more is not seen."""
+def plain(value: object, *, dollars: bool = False) -> object:
+    """Return *value* in the types of JSON, floats of five digits at most: more is not seen. Of
+    *dollars* the cents are: pages and tables show them.
+    """
     if isinstance(value, float):
-        return _short(value) if math.isfinite(value) else None
+        return _short(value, digits=2 if dollars else 1) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
         return value
     if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return {
+            one.name: plain(getattr(value, one.name), dollars="_usd" in one.name)
+            for one in fields(value)
+        }
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     assert isinstance(value, Sequence), f"no form of JSON: {type(value)}"
-    return [plain(item) for item in value]
+    return [plain(item, dollars=dollars) for item in value]
 
 
-def _short(value: float) -> float | int:
+def _short(value: float, *, digits: int) -> float | int:
+    """Return *value* with five digits, and at least *digits* of them after the point."""
     whole = round(value)
     if value == whole:
         return whole
     # Times of hours keep their tenths of a second.
-    return round(value, 1) if abs(value) >= 10_000 else float(f"{value:.5g}")
+    return round(value, digits) if abs(value) >= 10.0 ** (5 - digits) else float(f"{value:.5g}")

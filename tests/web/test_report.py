@@ -28,7 +28,7 @@ from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
 from inferno.web.report import Report, report_of, report_page, write_report
 from inferno.web.thinning import POINTS_MAX, thinned
-from inferno.web.timeline import Timeline, plain
+from inferno.web.timeline import Fleet, Timeline, as_json, plain
 from tests.web.browser import opened
 from twin.spec import SpecError
 
@@ -165,6 +165,15 @@ def test_records_give_the_timeline_that_was_reviewed() -> None:
     if os.environ.get("UPDATE_SNAPSHOTS"):
         file.write_text(now, encoding="utf-8")
     assert file.read_text(encoding="utf-8") == now
+
+
+def test_a_page_shows_the_dollars_of_the_tables() -> None:
+    """Five digits of 194,858.514 are shown as 194,858.50, and 1,234.567 as 1,234.60."""
+    costs = [194_858.514, 1234.567, 0.001234567]
+    fleet = Fleet(t_s=[0.0, 1.0, 2.0], cost_usd_per_h=costs, backlog=costs)
+    kept = json.loads(as_json(Timeline(title="t", origin="run", fleet=fleet)))["fleet"]
+    assert kept["cost_usd_per_h"] == [194_858.51, 1234.57, 0.0012346]
+    assert kept["backlog"] == [194_858.5, 1234.6, 0.0012346]
 
 
 def test_records_of_the_go_loop_give_a_timeline(tmp_path: Path) -> None:
