@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from experiments.columns import Window
 from experiments.compare.rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
-from experiments.figures import SERIES, new_figure, our_style, save_figure
+from experiments.figures import SCREEN, SERIES, Form, grid_of, our_style, save_figure
 from experiments.output import write_csv, write_text
 from experiments.processes import run_tasks
 from experiments.run import simulate
@@ -48,14 +48,19 @@ class Explained:
 
 
 def explain_run(
-    directory: Path, *, counterfactuals: bool, jobs: int | None, console: Console | None
+    directory: Path,
+    *,
+    counterfactuals: bool,
+    jobs: int | None,
+    console: Console | None,
+    form: Form = SCREEN,
 ) -> Explained:
     """Explain the run in *directory* and write the answer there. Raise SpecError where there is
     none.
     """
     config, misses = misses_of_directory(directory)
     found = _counterfactuals(config, jobs=jobs) if counterfactuals else {}
-    paths = _write(misses, found, directory)
+    paths = _write(misses, found, directory, form)
     if console is not None:
         for title, headings, cells in _tables(misses, found):
             print_table(console, plain_table(title, headings, cells))
@@ -130,7 +135,7 @@ def _counterfactuals(config: RunConfig, *, jobs: int | None) -> dict[str, float]
     return found
 
 
-def _write(misses: Misses, found: Mapping[str, float], out: Path) -> list[Path]:
+def _write(misses: Misses, found: Mapping[str, float], out: Path, form: Form) -> list[Path]:
     table = pd.DataFrame(misses.points, columns=list(CAUSES))
     table.insert(0, "server", list(misses.names))
     write_csv(out / MISSES_CSV, table)
@@ -141,7 +146,8 @@ def _write(misses: Misses, found: Mapping[str, float], out: Path) -> list[Path]:
         parts.append("")
     parts += [f"- {cause}: {MEANING[cause]}" for cause in CAUSES]
     write_text(out / MISSES_MD, "\n".join(parts) + "\n")
-    return [out / MISSES_CSV, out / MISSES_MD, *save_figure(draw_misses(misses), out / FIGURE)]
+    figures = save_figure(draw_misses(misses, form), out / FIGURE, form)
+    return [out / MISSES_CSV, out / MISSES_MD, *figures]
 
 
 def _tables(
@@ -167,13 +173,20 @@ def _tables(
     return tables
 
 
-def draw_misses(misses: Misses) -> Figure:
+def draw_misses(misses: Misses, form: Form = SCREEN) -> Figure:
     """Draw the points lost by each server, the worst first, in the colours of their causes."""
     points = misses.points
     order = [int(row) for row in np.argsort(-points.sum(axis=1)) if points[row].sum() > 0.0][:20]
-    figure = new_figure(width_in=7.5, height_in=1.4 + 0.22 * max(len(order), 1))
+    grid = grid_of(
+        1,
+        panel_in=(5.5, 1.4 + 0.22 * max(len(order), 1)),
+        beside_in=2.0,
+        above_in=0.0,
+        keys=len(CAUSES),
+        form=form,
+    )
     with our_style():
-        ax = figure.subplots()
+        ax = grid.figure.subplots()
         left = np.zeros(len(order))
         for number, cause in enumerate(CAUSES):
             width = points[order, number]
@@ -181,6 +194,8 @@ def draw_misses(misses: Misses) -> Figure:
             left += width
         ax.set_yticks(range(len(order)), [misses.names[row] for row in order])
         ax.invert_yaxis()
-        ax.set_xlabel("points of overall attainment lost")
-        figure.legend(loc="outside right center", frameon=False)
-    return figure
+        # Names of servers leave little of a column: the label is longer than the axis.
+        between = " " if form.width_in is None else "\n"
+        ax.set_xlabel(f"points of overall{between}attainment lost")
+        grid.figure.legend(frameon=False, **grid.legend)
+    return grid.figure

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import print_notes, print_paths
+from inferno.cli.runs import add_form_options, chosen_form, print_notes, print_paths
 
 TEXT = """\
 Attribute every missed request of a run to its first cause, in points of
@@ -18,6 +18,7 @@ end, which says what each is worth.
 
   inferno sim --scenario ramp --out out/ramp
   inferno explain-misses out/ramp --counterfactuals
+  inferno explain-misses out/ramp --width 3.3 --svg
 """
 
 
@@ -27,6 +28,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--counterfactuals", action="store_true", help="run it again three times, as said above"
     )
     parser.add_argument("--jobs", type=int, help="processes for these (default 1)")
+    add_form_options(parser)
 
 
 def _run(options: Namespace) -> int:
@@ -37,6 +39,7 @@ def _run(options: Namespace) -> int:
         options.directory,
         counterfactuals=options.counterfactuals,
         jobs=options.jobs,
+        form=chosen_form(options),
         console=None if options.quiet else text_console(),
     )
     print_notes(found.notes, quiet=options.quiet)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import print_paths
+from inferno.cli.runs import add_form_options, chosen_form, print_paths
 
 if TYPE_CHECKING:
     from experiments.figures import Form
@@ -27,20 +27,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "directory", type=Path, metavar="DIR", help="what sim, sweep or compare wrote"
     )
-    parser.add_argument("--svg", action="store_true", help="write SVG files beside the PNG ones")
-    parser.add_argument(
-        "--width",
-        type=float,
-        metavar="IN",
-        help="inches of the page or column they are for (default: for a screen)",
-    )
+    add_form_options(parser)
 
 
 def _run(options: Namespace) -> int:
-    from experiments.figures import Form
-
-    form = Form(svg=options.svg, width_in=options.width)
-    print_paths(plot_directory(options.directory, form))
+    print_paths(plot_directory(options.directory, chosen_form(options)))
     return EXIT_OK
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from experiments.config import RunConfig
     from experiments.executor import Executor
+    from experiments.figures import Form
     from experiments.grid import SweepConfig
 
 
@@ -139,6 +140,24 @@ def chosen_scheduler(options: argparse.Namespace) -> str | None:
     if not options.scheduler:
         raise SpecError("scheduler: expected an address, as in --scheduler tcp://HOST:8786")
     return str(options.scheduler)
+
+
+def add_form_options(parser: Options) -> None:
+    """Add what a figure that is drawn from files is for."""
+    parser.add_argument("--svg", action="store_true", help="write SVG files beside the PNG ones")
+    parser.add_argument(
+        "--width",
+        type=float,
+        metavar="IN",
+        help="inches of the page or column they are for (default: for a screen)",
+    )
+
+
+def chosen_form(options: argparse.Namespace) -> Form:
+    """Return what the figures are for. Raise SpecError for a width that no page has."""
+    from experiments.figures import Form
+
+    return Form(svg=options.svg, width_in=options.width)
 
 
 def add_data_option(parser: Options) -> None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from experiments.explain import draw_misses
 from experiments.figures import (
     GPU_COLOURS,
     GPUS,
@@ -25,6 +26,7 @@ from experiments.figures import (
     save_figure,
 )
 from experiments.scores.changes import Desired, desired_by_server
+from experiments.scores.misses import CAUSES, Misses
 from experiments.sweep_figures import (
     ATTAINMENT,
     COST,
@@ -366,6 +368,20 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
         True,
     ]
     assert len(figure.axes[0].containers) == 6
+
+
+@pytest.mark.parametrize("width_in", [3.3, 6.9])
+def test_the_figure_of_misses_is_as_wide_as_a_page(width_in: float) -> None:
+    """Its legend stood beside the bars, which a column of a paper has no room for."""
+    counts = np.arange(2 * len(CAUSES)).reshape(2, -1)
+    names = ("Premium-Llama-3.1-8B", "Free-llama_13b")
+    misses = Misses(names=names, counts=counts, scored=np.array([400, 600]))
+    figure = draw_misses(misses, Form(width_in=width_in))
+    assert figure.get_size_inches()[0] == pytest.approx(width_in)
+    FigureCanvasAgg(figure).draw()
+    drawn = figure.get_tightbbox()
+    assert min(*drawn.min, *(figure.get_size_inches() - drawn.max)) >= 0.0
+    assert figure.axes[0].get_position().width > 0.4
 
 
 @pytest.mark.parametrize("width_in", [3.3, 6.9])
