@@ -13,6 +13,7 @@ PYTHON = "python3 -m"
 SHELL = ["/bin/sh", "-c"]
 BATCH = {"name": "BATCH", "value": "32"}
 EXTRA = {"name": "EXTRA", "value": "-v --max-num-seqs 64 --port 1"}
+WORD = {"name": "WORD", "value": "--max-num-seqs=16"}
 ELSEWHERE = {"name": "BATCH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
 
 
@@ -61,9 +62,18 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"command": [*SHELL, "BATCH=64; BATCH=8; vllm --max-num-seqs $BATCH"]}, None),
         ({"command": [*SHELL, "BATCH=64$X; vllm --max-num-seqs $BATCH"]}, None),
         ({"command": [*SHELL, "vllm serve m $EXTRA"], "env": [EXTRA]}, 64),
-        ({"args": ["serve", "m", "$(EXTRA)"], "env": [EXTRA]}, 64),
+        # Kubernetes puts in one word, which no engine reads as several.
+        ({"args": ["serve", "m", "$(EXTRA)"], "env": [EXTRA]}, None),
+        ({"args": ["serve", "m", "$(WORD)"], "env": [WORD]}, 16),
+        ({"args": ["--max-num-seqs=8", "$(WORD)"], "env": [WORD]}, 16),
+        ({"args": ["$(WORD)", "--max-num-seqs=8"], "env": [WORD]}, 8),
         ({"args": ["serve", "m"], "env": [EXTRA]}, None),
-        ({"args": ["--max-num-seqs=8", "$(EXTRA)"], "env": [EXTRA]}, 8),
+        ({"args": ["--max-num-seqs=8", "$(EXTRA)"], "env": [EXTRA]}, None),
+        ({"args": ["-cc", '{"mode": 3}', "--max-num-seqs", "64"]}, 64),
+        ({"args": ["-sc", '{"method": "ngram"}', "--max-num-seqs", "64"]}, 64),
+        ({"args": ["-c", "--max-num-seqs", "64"]}, 64),
+        ({"command": ["bash", "run.sh", "-cc", "{}", "--max-num-seqs", "64"]}, 64),
+        ({"command": ["bash", "-euo", "pipefail", "-c", "vllm --max-num-seqs 64"]}, 64),
         ({"args": ["--max-num-seqs=$(BATCH)"]}, None),
         # A shell alone puts in variables of these forms.
         ({"args": ["--max-num-seqs=$BATCH"], "env": [BATCH]}, None),
@@ -216,6 +226,131 @@ def test_a_script_of_which_nobody_knows_the_engine_is_left_alone(script: str) ->
 
 
 @pytest.mark.parametrize(
+    ("script", "value", "patched"),
+    [
+        ("vllm serve m --max-num-seqs 128 $EXTRA", 64, "EXTRA"),
+        ("vllm serve m $WORD $EXTRA", 64, "EXTRA"),
+        ("vllm serve m $EXTRA ${WORD}", 16, "WORD"),
+        ('vllm serve m $EXTRA "$WORD"', 16, "WORD"),
+        ("python warm.py $WORD; exec vllm serve m $EXTRA", 64, "EXTRA"),
+        ("# vllm $WORD\nvllm serve m $EXTRA 2>&1 | tee $WORD", 64, "EXTRA"),
+        ("vllm a $EXTRA & vllm b $EXTRA; wait", 64, "EXTRA"),
+        ("while true; do vllm serve m $EXTRA; sleep 1; done", 64, "EXTRA"),
+        ("if test $A; then exec vllm serve m $EXTRA; else exit 1; fi", 64, "EXTRA"),
+        ("./own.sh $EXTRA", 64, "EXTRA"),
+        ("WORD=1; export FOO; vllm serve m $EXTRA", 64, "EXTRA"),
+        ("echo 'EXTRA=1'; vllm serve m $EXTRA; EXTRA=2", 64, "EXTRA"),
+        # What no engine reads, or nobody knows that it does.
+        ("python warm.py $EXTRA; exec vllm serve m", None, None),
+        ("python warm.py --max-num-seqs 8; exec vllm serve m", None, None),
+        ("vllm bench throughput $EXTRA; exec vllm serve m", None, None),
+        ("# was: vllm serve m $EXTRA\nexec vllm serve m", None, None),
+        ("vllm serve m '$EXTRA'", None, None),
+        ('vllm serve m "$EXTRA"', None, None),
+        ("vllm serve m \\$EXTRA", None, None),
+        ("vllm serve m --max-num-seqs 8 --name=$EXTRA", None, None),
+        ("start() {\nvllm serve m $EXTRA\n}\nEXTRA=1; start", None, None),
+        ("while true; do vllm serve m $EXTRA; EXTRA=; done", None, None),
+        ("EXTRA=$OTHER; vllm serve m --max-num-seqs 8 $EXTRA", None, None),
+        ("if test $A; then EXTRA=; fi; vllm serve m $EXTRA", None, None),
+        ("vllm a $EXTRA & vllm b $WORD; wait", None, None),
+        ("vllm a $EXTRA & vllm b --max-num-seqs 64; wait", None, None),
+    ],
+)
+def test_an_argument_in_a_variable_counts_where_engines_read_it(
+    script: str, value: int | None, patched: str | None
+) -> None:
+    """Any variable was taken that the line named, of two the last of the environment: pods rolled
+    for a number that no engine read.
+    """
+    one = containers(command=[*SHELL, script], env=[WORD, EXTRA])
+    assert value_of(one, ARGUMENT) == value
+    if patched is None:
+        with pytest.raises(ValueError, match="--max-num-seqs"):
+            changed(one, ARGUMENT, 48, container="")
+        return
+    env = changed(one, ARGUMENT, 48, container="")["env"]
+    assert [(told["name"], "48" in told["value"]) for told in env] == [(patched, True)]
+
+
+@pytest.mark.parametrize(
+    ("before", "value"),
+    [
+        ("# BATCH=8 was too small\n", 32),
+        ("BATCH=8 python warm.py; ", 32),
+        ("env BATCH=8 python warm.py & ", 32),
+        ('echo "first: BATCH=8 "; ', 32),
+        ("python warm.py --batch $BATCH; ", 32),
+        ("A_BATCH=8; ", 32),
+        ("BATCH=8; ", 8),
+        ("set -e\nexport BATCH='8'\n", 8),
+        ("if test $A; then sleep 1; fi; BATCH=8\n", 8),
+        ("cd /srv || exit 1; BATCH=8 && ", 8),
+        # Nobody can tell.
+        ('if [ -n "$DEBUG" ]; then BATCH=8; fi\n', None),
+        ("if test $A\nthen\n  BATCH=8\nfi\n", None),
+        ("case $A in\na)\n  BATCH=8\n  ;;\nesac\n", None),
+        ("for A in 1 2; do\nBATCH=8\ndone\n", None),
+        ("small() {\nBATCH=8\n}\n", None),
+        ("test $A && BATCH=8; ", None),
+        ("(BATCH=8); ", None),
+        ("BATCH=8 & ", None),
+        ("BATCH=8 | cat; ", None),
+        ("BATCH=8\nBATCH=$((BATCH*2))\n", None),
+        ("BATCH=8; BATCH+=1; ", None),
+        ("read BATCH; ", None),
+        ("unset BATCH; ", None),
+        ("export A=1 BATCH=8; ", None),
+        (": ${BATCH:=8}; ", None),
+        ("BATCH=$(nproc); ", None),
+        ("BATCH=; ", None),
+        ('eval "BATCH=8"; ', None),
+    ],
+)
+def test_a_variable_of_a_script_has_the_number_that_the_engine_gets(
+    before: str, value: int | None
+) -> None:
+    """One was taken from comments, other commands and branches, and then kept from change."""
+    for after in ("", "& P=$!\nBATCH=5; wait $P", "# BATCH=5"):
+        script = f"{before}vllm serve m --max-num-seqs $BATCH {after}"
+        one = containers(command=[*SHELL, script], env=[BATCH])
+        assert value_of(one, ARGUMENT) == value
+        if value == 32:
+            written = {"name": "c", "env": [{"name": "BATCH", "value": "48"}]}
+            assert changed(one, ARGUMENT, 48, container="") == written
+        else:
+            with pytest.raises(ValueError, match="no number of its own"):
+                changed(one, ARGUMENT, 48, container="")
+
+
+@pytest.mark.parametrize(
+    ("script", "value"),
+    [
+        ('ARGS="--max-num-seqs 64"; vllm serve m $ARGS', 64),
+        ('ARGS=(-v --max-num-seqs 64); vllm serve m "${ARGS[@]}"', 64),
+        ('ARGS=(\n  --max-num-seqs 64\n  -v\n)\nvllm serve m "${ARGS[@]}"', 64),
+        ('export ARGS="--max-num-seqs 64"\n./own.sh', 64),
+        ('ARGS="--max-num-seqs 64"; vllm serve m', None),
+        ('ARGS="--max-num-seqs 64"; vllm serve m "$ARGS"', None),
+        ('ARGS="--max-num-seqs 64"; vllm serve m \\$ARGS', None),
+        ("ARGS=(--max-num-seqs 64); vllm serve m $ARGS", None),
+        ('ARGS="--max-num-seqs 64"; vllm serve m --max-num-seqs 8 $ARGS', None),
+        ('ARGS=(\n  -v --max-num-seqs 64\n)\nvllm serve --max-num-seqs 8 "${ARGS[@]}"', None),
+        ('if test $A; then\nARGS="--max-num-seqs 64"\nfi\nvllm serve m $ARGS', None),
+    ],
+)
+def test_arguments_that_a_script_keeps_in_a_variable_of_its_own(
+    script: str, value: int | None
+) -> None:
+    """They are changed in the script, if it passes them to its engine in any case."""
+    one = containers(command=[*SHELL, script])
+    assert value_of(one, ARGUMENT) == value
+    if value is not None:
+        written = {"name": "c", "command": [*SHELL, script.replace("64", "48")]}
+        assert changed(one, ARGUMENT, 48, container="") == written
+
+
+@pytest.mark.parametrize(
     ("container", "line"),
     [
         ({"command": SHELL, "args": ["vllm serve m"]}, "the shell command of c has no"),
@@ -239,6 +374,9 @@ def test_a_script_of_which_nobody_knows_the_engine_is_left_alone(script: str) ->
         ({"args": ["-c", "vllm serve m"]}, "the shell command of c has no"),
         ({"command": ["python3", "-c", "import os; os.execvp('vllm', [])"]}, "nothing tells wh"),
         ({"command": ["ray", "start", "--head", "--block"]}, "nothing tells whether ray start"),
+        ({"command": ["vllm", "bench", "serve"]}, "nothing tells whether vllm bench serve of c"),
+        ({"args": ["bench", "serve"]}, "nothing tells whether bench serve of c reads"),
+        ({"args": ["$(EXTRA)"], "env": [EXTRA]}, "no number of its own in '-v --max-num-seqs 64"),
         ({"command": ["/start-engine"], "args": ["-v"]}, "nothing tells whether /start-engine of"),
     ],
 )

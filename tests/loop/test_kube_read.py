@@ -274,6 +274,30 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
 
 
 @pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        ((None, None), (8000, 8081)),
+        (("api", None), (8000, 8081)),
+        (("zmq", "api"), (8081,)),
+        (("api", "health"), (8000,)),
+        (("http", None), (8000,)),
+        (("zmq", "http"), (8081,)),
+    ],
+)
+def test_a_port_may_be_for_probes_alone(
+    names: tuple[str | None, ...], asked: tuple[int, ...]
+) -> None:
+    """Metrics were asked for there, and nowhere else: a busy server had none."""
+    ports = [
+        {"containerPort": number} | ({"name": name} if name else {})
+        for number, name in zip((8000, 8081), names, strict=True)
+    ]
+    probe = {"httpGet": {"port": 8081, "path": "/healthz"}}
+    container = {"name": "c", "ports": ports, "livenessProbe": probe}
+    assert alive(pod("a", spec={"containers": [container]}))[0].metrics_ports == asked
+
+
+@pytest.mark.parametrize(
     ("annotations", "probe", "tls"),
     [
         ({}, {"port": "https", "scheme": "HTTPS"}, True),

@@ -173,13 +173,19 @@ def _engines(template: Mapping[str, Any]) -> int:
 
 
 def _number(template: Mapping[str, Any], argument: str) -> int:
-    """Return the number that *argument* has in a *template*, 0 if it has none."""
+    """Return the number that *argument* has in a *template*, 0 if it has none: of one that is given
+    twice, the last of its container; engines take - and _ for each other.
+    """
     for container in at_path(template, "spec.containers") or ():
         words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        for word, following in pairwise([*words, ""]):
-            name, equals, told = str(word).partition("=")
-            if name == argument:
-                return whole(told if equals else str(following)) or 0
+        given = [
+            told if equals else str(following)
+            for word, following in pairwise([*words, ""])
+            for name, equals, told in [str(word).partition("=")]
+            if name.replace("_", "-") == argument
+        ]
+        if given:
+            return whole(given[-1]) or 0
     return 0
 
 

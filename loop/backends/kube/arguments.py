@@ -15,8 +15,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
+from loop.backends.kube.scripts import (
+    NEXT_COMMAND,
+    VARIABLE,
+    assigned,
+    name_of,
+    one_word,
+    without_comments,
+)
 from twin.magnitudes import BATCH_MAX, whole
 
 Json = Mapping[str, Any]
@@ -44,14 +53,14 @@ PARALLEL = (
     ("--pipeline-parallel-size", "-pp", "--pp-size", "--pp"),
     ("--data-parallel-size", "-dp", "--dp-size", "--dp"),
 )
-# What a shell (or Kubernetes: the first form) puts the value of a variable for.
-_VARIABLE = re.compile(
-    r"\$(?:\((?P<kubernetes>[A-Za-z_]\w*)\)|(?P<plain>[A-Za-z_]\w*)"
-    r"|\{(?P<braces>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\})"
-)
-_OF_A_SCRIPT = re.compile(r"-[a-z]*c")  # a shell takes the next word for a command
+# A shell takes the next word for a command. The arguments of an image may be those of an engine,
+# which has others that end so (-cc, -sc, -ac, with JSON behind).
+_OF_A_SCRIPT = re.compile(r"-[a-z]*c")
+_OF_A_SHELL = re.compile(r"-[eiluvx]*c")
+_BEFORE_A_FILE = re.compile(r"[-+][a-zA-Z]*o|--rcfile|--init-file")
 _PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
-_NEXT_COMMAND = re.compile(r"[;|]|(?<![<>])&(?!>)|(?<!\\)\n")
+# A variable by which a command is passed words, with the quotes around it.
+_NAMED = re.compile(r"(?<![\\$])[\"']?\$\{?(?P<name>[A-Za-z_]\w*)(?:\[[@*]\])?\}?[\"']?")
 _SHELL_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 # What may stand before a program: its options that have a value behind them, and its own words.
 _PLAIN = (
@@ -137,34 +146,48 @@ def find(containers: Sequence[Json], argument: str, *, container: str = "") -> P
         ]
         if places:
             return places[-1]
-        if (place := _in_variable(one, argument)) is not None:
-            return place
     return None
 
 
-def _in_variable(container: Json, argument: str) -> Place | None:
-    """Return where *argument* stands inside the value of an environment variable that the command
-    line of *container* names ($EXTRA_ARGS).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Where an argument stands in a script: at start, or in the variable of the environment that
+    is named there (its index, -1 if none). span: of its value in the text that holds it.
     """
-    line = "\n".join(_words(container))
-    named = {name for found in _VARIABLE.finditer(line) for name in _names_of(found)}
-    for index, one in reversed(list(enumerate(container.get("env") or ()))):
-        found = _inside(argument, str(one.get("value") or ""))
-        if one.get("name") in named and found and one.get("valueFrom") is None:
-            value = found[-1]["value"].strip("\"'")
-            return Place(
-                container=str(container.get("name") or ""),
-                key="env",
-                index=index,
-                value="" if whole(value) is None else value,
-                inside=True,
-                variable=str(one["name"]),
-            )
-    return None
+
+    start: int
+    value: str
+    span: tuple[int, int]
+    variable: int = -1
 
 
-def _names_of(variable: re.Match[str]) -> Sequence[str]:
-    return [name for name in variable.group("kubernetes", "braces", "plain") if name]
+def _in_variable(
+    argument: str, container: Json, reference: re.Match[str], *, script: str
+) -> list[_Found]:
+    """Return where *argument* stands in the variable of *container* that is named in *script* by
+    *reference*: nowhere or once, without a value if nobody can tell whether that is in force.
+    """
+    variable = _of_environment(container, name_of(reference))
+    if variable is None:
+        return []
+    index, text = variable
+    if not (inner := _inside(argument, text)):
+        return []
+    found, value, single = inner[-1], inner[-1]["value"].strip("\"'"), one_word(reference, script)
+    begin = _begin(script, reference.start())
+    given = None if reference["kubernetes"] else assigned(name_of(reference), script, begin)
+    if given is not None or single is None or (single and found.span() != (0, len(text))):
+        value = ""
+    return [_Found(start=reference.start(), value=value, span=found.span("value"), variable=index)]
+
+
+def _of_environment(container: Json, name: str) -> tuple[int, str] | None:
+    """Return which variable of *container* has the *name*, and its text, if that is told."""
+    env = enumerate(container.get("env") or ())
+    named = [(index, one) for index, one in env if one.get("name") == name]
+    if not named or named[-1][1].get("valueFrom") is not None:
+        return None
+    return named[-1][0], str(named[-1][1].get("value") or "")
 
 
 def _words(container: Json) -> list[str]:
@@ -180,7 +203,7 @@ def _words(container: Json) -> list[str]:
 
 def _script(words: Sequence[str]) -> int | None:
     """Return which of *words* is a command for a shell; None if none is."""
-    if len(words) > 1 and _OF_A_SCRIPT.fullmatch(words[0]):
+    if len(words) > 1 and _OF_A_SHELL.fullmatch(words[0]) and not re.match(r'-|{\s*"', words[1]):
         return 1  # the program of the image is a shell
     # Others may stand before the shell (tini, env), and further letters before the c (bash -exc).
     for shell, word in enumerate(words):
@@ -189,28 +212,59 @@ def _script(words: Sequence[str]) -> int | None:
         for position in range(shell + 1, len(words) - 1):
             if _OF_A_SCRIPT.fullmatch(words[position]):
                 return position + 1
+            valued = _BEFORE_A_FILE.fullmatch(words[position - 1])
+            if words[position][:1] not in ("-", "+") and not valued:
+                break  # a file with a script
     return None
 
 
 def _place(container: Json, position: int, argument: str) -> Place | None:
     """Return where *argument* stands in the word at *position* of *container*."""
     words = _words(container)
-    word, inside, at = words[position], False, position
-    name, equals, told = word.partition("=")
-    if _same(name, argument) and not equals:
+    word, at = words[position], position
+    name, equals, value = word.partition("=")
+    if not _same(name, argument):
+        return _place_inside(container, position, argument)
+    if not equals:
         value = words[position + 1] if position + 1 < len(words) else ""
         at = position + 1 if position + 1 < len(words) else position
-    elif _same(name, argument):
-        value = told
-    else:
-        if not _inside(argument, word):
-            return None
-        found = _of_engines(argument, word)
-        value, inside = found[-1]["value"].strip("\"'") if found else "", True
-    told = _assigned(value, word) if inside else ""
-    of_variable = None if told else _reference(container, value, in_shell=inside)
-    if of_variable is not None:
-        return of_variable
+    of_variable = _reference(container, value, in_shell=False)
+    return of_variable or _at(container, at, value)
+
+
+def _place_inside(container: Json, position: int, argument: str) -> Place | None:
+    """Return where *argument* stands inside the word at *position* of *container*: in a script, or
+    in a variable that Kubernetes puts in there.
+    """
+    words = _words(container)
+    word = words[position]
+    if position != _script(words):
+        # Kubernetes puts in a single word, whatever its blanks, as if it were in quotes.
+        quoted = f'"{word}"'
+        reference = VARIABLE.fullmatch(quoted, 1, len(quoted) - 1)
+        if reference and reference["kubernetes"]:
+            in_word = _in_variable(argument, container, reference, script=quoted)
+            return _in_environment(container, in_word[0]) if in_word else None
+    text = without_comments(word)
+    if not (found := _in_engines(container, position, argument)):
+        # Of what stands in variables alone no engine reads anything.
+        return _at(container, position, "", inside=True) if _inside(argument, text) else None
+    if len({one.variable for one in found}) > 1:  # no single change is for all of them
+        return _at(container, position, "", inside=True)
+    if found[-1].variable >= 0:
+        return _in_environment(container, found[-1])
+    value, told = found[-1].value, ""
+    reference = VARIABLE.fullmatch(value)
+    if reference and not reference["kubernetes"]:
+        begin = _begin(text, found[-1].start)
+        if (given := assigned(name_of(reference), text, begin)) is not None:
+            told = given if whole(given) is not None else ""
+            return _at(container, position, "", inside=True, told=told)
+    of_variable = _reference(container, value, in_shell=True)
+    return of_variable or _at(container, position, value, inside=True)
+
+
+def _at(container: Json, at: int, value: str, *, inside: bool = False, told: str = "") -> Place:
     commands = len(container.get("command") or ())
     return Place(
         container=str(container.get("name") or ""),
@@ -222,29 +276,25 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
     )
 
 
-def _assigned(value: str, script: str) -> str:
-    """Return the number that a *script* has given to the variable that *value* stands for, "" if it
-    gives it none.
-    """
-    found = _VARIABLE.fullmatch(value)
-    if found is None:
-        return ""
-    (name,) = _names_of(found)
-    pattern = rf"(?<![\w$]){name}=[\"']?(?P<number>\d+)[\"']?(?=[\s;&|]|$)"
-    numbers = [one["number"] for one in re.finditer(pattern, script)]
-    # Of several nobody knows which counts.
-    return numbers[0] if len(numbers) == 1 and whole(numbers[0]) is not None else ""
+def _in_environment(container: Json, found: _Found) -> Place:
+    return Place(
+        container=str(container.get("name") or ""),
+        key="env",
+        index=found.variable,
+        value="" if whole(found.value) is None else found.value,
+        inside=True,
+        variable=str(container["env"][found.variable]["name"]),
+    )
 
 
 def _reference(container: Json, value: str, *, in_shell: bool) -> Place | None:
     """Return the environment variable of *container* that *value* stands for; None if it stands
     for none that can be known: Kubernetes puts in what it knows by its own form alone.
     """
-    found = _VARIABLE.fullmatch(value)
+    found = VARIABLE.fullmatch(value)
     if found is None or not (in_shell or found["kubernetes"]):
         return None
-    (name,) = _names_of(found)
-    return _of_variable(container, name, missing=found["default"])
+    return _of_variable(container, name_of(found), missing=found["default"])
 
 
 def _of_variable(container: Json, name: str, *, missing: str | None) -> Place | None:
@@ -371,11 +421,14 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
             return {}
         text = str(value)
         if place.inside:
-            text = _with_number(owner["env"][place.index]["value"], argument, value)
+            text = _with_number(place, owner["env"][place.index]["value"], argument, value)
         return {"name": owner["name"], "env": [{"name": place.variable, "value": text}]}
     words = [str(word) for word in owner.get(place.key) or ()]
     word = words[place.index]
-    found = _of_engines(argument, word) if place.inside else []
+    found = list[_Found]()
+    if place.inside:
+        at = place.index + (0 if place.key == "command" else len(owner.get("command") or ()))
+        found = _in_engines(owner, at, argument)
     if place.inside and not found:
         raise ValueError(f"nothing tells which engine reads {argument} in {word!r:.60}")
     if not place.value:
@@ -384,9 +437,9 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         return {}
     if place.inside:
         for one in reversed(found):
-            start, end = one.span("value")
-            if whole(one["value"].strip("\"'")) is not None:
-                word = word[:start] + re.sub(r"\d+", str(value), one["value"]) + word[end:]
+            start, end = one.span
+            if whole(one.value) is not None:
+                word = word[:start] + re.sub(r"\d+", str(value), word[start:end]) + word[end:]
         if word == words[place.index]:
             return {}
         words[place.index] = word
@@ -397,32 +450,94 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     return {"name": owner["name"], place.key: words}
 
 
-def _with_number(text: str, argument: str, value: int) -> str:
-    """Return the *text* of a variable in which *argument* has *value*. Raise ValueError if it has
-    no number there.
+def _with_number(place: Place, text: str, argument: str, value: int) -> str:
+    """Return the *text* of the variable at *place* in which *argument* has *value*. Raise
+    ValueError if it has no number there.
     """
-    found = _inside(argument, text)[-1]
-    if whole(found["value"].strip("\"'")) is None:
+    if not place.value:
         raise ValueError(f"{argument} has no number of its own in {text!r:.60}")
+    found = _inside(argument, text)[-1]
     start, end = found.span("value")
     return text[:start] + re.sub(r"\d+", str(value), found["value"]) + text[end:]
 
 
-def _of_engines(argument: str, script: str) -> list[re.Match[str]]:
-    """Return where *argument* stands in the commands of a *script* that begin engines, the last
-    place of each: what else a script does (warm up, measure) has numbers of its own. Of programs
-    that nobody knows a single one is the engine.
+def _in_engines(container: Json, position: int, argument: str) -> list[_Found]:
+    """Return where the engines read *argument* in the word at *position* of *container*: there, or,
+    if it is a command for a shell, in variables of the environment.
     """
-    commands: dict[int, re.Match[str]] = {}
-    for found in _inside(argument, script):
-        ends = (end.end() for end in _NEXT_COMMAND.finditer(script, 0, found.start()))
-        commands[max(ends, default=0)] = found
-    engines, unknown = list[re.Match[str]](), list[re.Match[str]]()
+    words = _words(container)
+    script = without_comments(words[position])
+    places = [
+        _Found(start=one.start(), value=one["value"].strip("\"'"), span=one.span("value"))
+        for one in _inside(argument, script)
+    ]
+    for reference in VARIABLE.finditer(script) if position == _script(words) else ():
+        if script[max(0, reference.start() - 1) : reference.start()] not in ("\\", "$"):
+            places += _in_variable(argument, container, reference, script=script)
+    return _of_engines(sorted(places, key=lambda one: one.start), script)
+
+
+def _begin(script: str, position: int) -> int:
+    """Return where the command of *script* begins that stands at *position*."""
+    return max((end.end() for end in NEXT_COMMAND.finditer(script, 0, position)), default=0)
+
+
+def _of_engines(places: Sequence[_Found], script: str) -> list[_Found]:
+    """Return those of *places* in the commands of a *script* that begin engines, the last of each:
+    what else a script does (warm up, measure) has numbers of its own. Of programs that nobody
+    knows a single one is the engine, if none is known to be.
+    """
+    commands = {_begin(script, one.start): one for one in places}
+    engines, unknown, kept = list[_Found](), list[_Found](), list[_Found]()
     for begin, found in commands.items():
-        program = _program(script[begin : found.start()])
+        program = _program(script[begin : found.start])
         if not _SERVES_NOBODY.match(program):
             (engines if _ENGINE.match(program) else unknown).append(found)
-    return engines or (unknown if len(commands) == 1 else [])
+            kept += [found] * (not program or program.startswith("-"))
+    known = [(begin, end) for begin, end in _commands(script) if _is_engine(script[begin:end])]
+    if engines:
+        # What a variable of the script keeps may stand behind what stands in the command.
+        return [] if kept and _names_given(script, known) else engines
+    if len(commands) != 1 or not unknown:
+        return []
+    return unknown if not known or _is_passed_on(unknown[0], script, known) else []
+
+
+def _commands(script: str) -> list[tuple[int, int]]:
+    """Return where the commands of *script* begin and end."""
+    begins = [0, *(end.end() for end in NEXT_COMMAND.finditer(script))]
+    return list(pairwise([*begins, len(script)]))
+
+
+def _is_engine(command: str) -> bool:
+    program = _program(command)
+    return _ENGINE.match(program) is not None and _SERVES_NOBODY.match(program) is None
+
+
+def _names_given(script: str, engines: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+    """Return how *engines* (where their commands begin and end) name variables that *script* gives
+    a value, in their quotes if they have any, and that text, "" if nobody can tell it.
+    """
+    return [
+        (found[0], text)
+        for begin, end in engines
+        for found in _NAMED.finditer(script, begin, end)
+        if (text := assigned(found["name"], script, begin)) is not None
+    ]
+
+
+def _is_passed_on(found: _Found, script: str, engines: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether *found* is in the value that *script* gives a variable, under no condition, with
+    all words of which one of *engines* is started.
+    """
+    for named, text in _names_given(script, engines):
+        is_array, at = text.startswith("("), script.find(text) if text else -1
+        whole_array = named.strip('"').endswith(("[@]}", "[*]}"))
+        # A text in quotes is a single word, as are all parts of an array together.
+        fits = whole_array and "*" not in named if is_array else named[0] == "$" and not whole_array
+        if fits and 0 <= at <= found.start < at + len(text):
+            return True
+    return False
 
 
 def _program(command: str) -> str:
@@ -463,8 +578,11 @@ def _added(container: Json, argument: str, value: int) -> Json:
         _PASSED_ON.search(words[script]) and script + 1 < len(words)  # the first of them is $0
     ):
         raise ValueError(f"the shell command of {name} has no {argument}")
-    if script is None and command and not _ENGINE.match(_program(shlex.join(words))):
-        found = _own_script(command) or " ".join(command)
+    program = _program(shlex.join(words)) if command else f"engine {' '.join(arguments)}"
+    if script is None and (
+        _SERVES_NOBODY.match(program) or (command and not _ENGINE.match(program))
+    ):
+        found = _own_script(command) or " ".join(command or arguments)
         raise ValueError(f"nothing tells whether {found:.60} of {name} reads {argument}")
     return {"name": name, "args": [*arguments, f"{argument}={value}"]}
 
@@ -584,16 +702,9 @@ def _same(name: str, argument: str) -> bool:
 
 
 def _inside(argument: str, word: str) -> list[re.Match[str]]:
-    """Return where *argument* and its value stand inside *word*, of which the last one counts; what
-    a shell takes for a comment does not.
-    """
+    """Return where *argument* and its value stand inside *word*, of which the last one counts."""
     name = re.sub("[-_]", "[-_]", re.escape(argument).replace("\\-", "-"))
     gap = r"(?:=|(?:\s|\\\n)+)"
     # The name may be quoted, with its value behind, or both together.
-    pattern = rf"(?<![^\s\"'(=]){name}[\"']?{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
-    comments = [found.span() for found in re.finditer(r"(?<!\S)#[^\n]*", word)]
-    return [
-        found
-        for found in re.finditer(pattern, word)
-        if not any(begin <= found.start() < end for begin, end in comments)
-    ]
+    value = r"[\"']?(?:\d+(?=\))|[^\s\"';&|\\]+)[\"']?"
+    return list(re.finditer(rf"(?<![^\s\"'(=]){name}[\"']?{gap}(?P<value>{value})", word))

@@ -47,6 +47,7 @@ GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
 _PORT_OF_METRICS = re.compile(r"(?:https?-)?metrics(?:-?\d+)?|https?(?:-?\d+)?")
+_PORT_OF_PROBES = re.compile(r"health|probe|live|ready|status|admin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -632,10 +633,10 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
         port["containerPort"]
         for one in containers
         for port in _named_for_metrics(one)
-        or ([_likeliest(one)] if one.get("name") in engines else [])
+        or (_likeliest(one) if one.get("name") in engines else [])
     ]
     # Which container is the engine's, no name tells: a proxy may stand before it.
-    numbers = named or [_likeliest(one)["containerPort"] for one in containers]
+    numbers = named or [port["containerPort"] for one in containers for port in _likeliest(one)]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
 
 
@@ -665,12 +666,16 @@ def _tcp_ports(container: Json) -> list[Json]:
     return [one for one in container.get("ports") or () if (one.get("protocol") or "TCP") == "TCP"]
 
 
-def _likeliest(container: Json) -> Json:
-    """Return the port of *container* that shows metrics, as far as anything tells: one that probes
-    ask by HTTP, else the first.
+def _likeliest(container: Json) -> list[Json]:
+    """Return the ports of *container* that may show metrics, as far as anything tells: one that
+    probes ask by HTTP, else the first. One without a name may be for the probes alone, as one is
+    that is named so: of these the first port is asked too, or it alone.
     """
     ports, probed = _tcp_ports(container), {port for port, _ in _probed(container)}
-    return next((port for port in ports if port["containerPort"] in probed), ports[0])
+    asked = next((port for port in ports if port["containerPort"] in probed), ports[0])
+    if _PORT_OF_PROBES.search(asked.get("name") or ""):
+        return ports[:1]
+    return [asked] if asked is ports[0] or asked.get("name") else [ports[0], asked]
 
 
 def _named_for_metrics(container: Json) -> list[Json]:

@@ -237,6 +237,8 @@ def test_the_batch_of_the_label_is_in_force() -> None:
     assert running({key: None}, ["--max-num-seqs=3", "--data-parallel-size", "2"]) == 6
     assert running({key: None}, ["--max-num-seqs=3", "-dp", "4", "-dpl=2"]) == 6
     assert running({key: "3"}, ["--max-num-seqs=5", "--data-parallel-size=2"]) == 3
+    # Of one given twice the last counts, and engines take _ for -.
+    assert running({key: None}, ["--max-num-seqs", "6", "--max_num_seqs=4"]) == 4
     assert running({key: None}, []) > 50
 
 
