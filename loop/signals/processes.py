@@ -13,7 +13,7 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, QUEUED, START_TIME, WAITING, Names
@@ -34,7 +34,7 @@ MEASURED = (("firsts", "ttft_s"), ("steps", "steps_s"), ("per_token", "per_token
 # these alone are copies.
 OF_A_SCRAPE = frozenset(
     {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
-    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job", "exported_job", "passed_on_by"}
+    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job", "passed_on_by"}
 )
 # Engines of one pod that differ in these are no copies of each other by their scrapes (the last two
 # are Ray's).
@@ -51,8 +51,9 @@ TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 # What a page calls its own, which a scraper that has a label of that name renames.
 _EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
 # Who passes on what others have scraped (a Prometheus that is federated, a collector) stands as the
-# instance, and the engine's own behind.
-INSTANCE, EXPORTED_INSTANCE, PASSED_ON_BY = "instance", "exported_instance", "passed_on_by"
+# instance and the job, and the engine's own behind; but so does what a page calls itself.
+JOB, INSTANCE, PASSED_ON_BY = "job", "instance", "passed_on_by"
+EXPORTED_JOB, EXPORTED_INSTANCE = f"exported_{JOB}", f"exported_{INSTANCE}"
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
 APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
 MODEL_NAME = "model_name"
@@ -91,14 +92,14 @@ def processes_of(
     are known to run one each.
     """
     targets: dict[Labels, dict[Labels, list[Series]]] = defaultdict(lambda: defaultdict(list))
-    by_labels: dict[Labels, list[Series]] = {}
+    # Most series of a page differ in their metric alone: labels are told apart once.
+    by_labels: dict[Labels, list[Series]] = defaultdict(list)
     for one in series:
-        # Most series of a page differ in their metric alone: labels are told apart once.
-        alike = by_labels.get(one.labels)
-        if alike is None:
-            part = told_apart(one.labels)
-            alike = by_labels[one.labels] = targets[part.target][part.scrape]
-        alike.append(one)
+        by_labels[one.labels].append(one)
+    directly = _scraped_directly(by_labels)
+    for labels, alike in by_labels.items():
+        part = told_apart(labels, directly=directly)
+        targets[part.target][part.scrape] += alike
     found: list[tuple[Labels, Process]] = []
     for target, scrapes in targets.items():
         processes = [_process(of_one, names) for of_one in scrapes.values()]
@@ -120,9 +121,9 @@ class Part(NamedTuple):
     own: Labels
 
 
-def told_apart(labels: Labels) -> Part:
-    """Return what each of *labels* tells."""
-    of_page = _of_the_page(labels)
+def told_apart(labels: Labels, *, directly: Collection[str] = ()) -> Part:
+    """Return what each of *labels* tells. *directly*: instances that are known to be targets."""
+    of_page = _of_the_page(labels, directly=directly)
     kept = [pair for pair in of_page if pair[0] not in OF_A_SERIES]
     return Part(
         target=tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE),
@@ -131,18 +132,26 @@ def told_apart(labels: Labels) -> Part:
     )
 
 
-def _of_the_page(labels: Labels) -> Labels:
+def _scraped_directly(labels: Iterable[Labels]) -> frozenset[str]:
+    """Return the instances of those series of a pod that nobody has passed on."""
+    each = map(dict, labels)
+    return frozenset(one.get(INSTANCE, "") for one in each if EXPORTED_INSTANCE not in one)
+
+
+def _of_the_page(labels: Labels, *, directly: Collection[str]) -> Labels:
     """Return *labels* with those of the page under the names that they have there: a scraper that
-    adds labels of the same names keeps them as exported_….
+    adds labels of the same names keeps them as exported_…. What is passed on of a target that is
+    scraped *directly*, too, has the labels of that one.
     """
     if all(label not in _EXPORTED and label != EXPORTED_INSTANCE for label, _ in labels):
         return labels
     told = dict(labels)
     for label in told.keys() & _EXPORTED.keys():
         told[_EXPORTED[label]] = told.pop(label)
-    if EXPORTED_INSTANCE in told:
-        told[PASSED_ON_BY] = told.get(INSTANCE, "")
+    if told.get(EXPORTED_INSTANCE) in directly:
+        told[PASSED_ON_BY] = f"{told.get(JOB, '')} {told.get(INSTANCE, '')}"
         told[INSTANCE] = told.pop(EXPORTED_INSTANCE)
+        told[JOB] = told.pop(EXPORTED_JOB, "")
     return tuple(sorted(told.items()))
 
 
@@ -449,8 +458,11 @@ def _named_as_one(one: Labels, other: Labels) -> bool:
     first, second = dict(one), dict(other)
     if CONTAINER in first and CONTAINER in second and first[CONTAINER] != second[CONTAINER]:
         return True
-    if first.get("job") != second.get("job"):
+    if first.get(JOB) != second.get(JOB):
         return True
+    behind = [labels.get(EXPORTED_INSTANCE, "") for labels in (first, second)]
+    if all(map(_PORT.search, behind)):
+        return behind[0] == behind[1]
     ports = [_PORT.search(labels.get(INSTANCE, "")) for labels in (first, second)]
     if all(ports):
         return first[INSTANCE] == second[INSTANCE]
@@ -484,11 +496,14 @@ def _measured(process: Process, count: str, seconds: str) -> dict[float, float]:
 def _copy(one: Process, other: Process) -> bool:
     """Tell whether two processes are one: read in the order of their times, no counter of the two
     falls but where it does in one alone (a restart), and tokens, which grow by hundreds, are among
-    those that have grown. Of two looks at one time nobody knows which was the first.
+    those that have grown. Of two looks at one time nobody knows which was the first, but
+    each counter must tell the same of that, and have grown by no more than it can at once.
 
     Two engines with the same load would have to agree in every counter to the last token.
     """
     grew = False
+    requests = max(1.0, *(_most_requests(process) for process in (one, other)))
+    orders: dict[tuple[float, float], set[bool]] = defaultdict(set)  # by two looks: rises or falls
     for quantity in COUNTERS:
         mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
         pairs = [(mine[labels], its[labels]) for labels in mine.keys() & its.keys()]
@@ -496,26 +511,48 @@ def _copy(one: Process, other: Process) -> bool:
             # Whoever scraped the one may have dropped a label that the other has.
             pairs = list(zip(mine.values(), its.values(), strict=True))
         for pair in pairs:
-            steps = list(pairwise(sorted(chain.from_iterable(pair))))
+            # Of samples of one time that of the same process always stands first.
+            merged = sorted(
+                ((time_s, k, value) for k, points in enumerate(pair) for time_s, value in points)
+            )
             restarts = max(_falls_of(points) for points in pair)
-            most = max(map(_largest_step, pair))
-            if sum(_falls_between(*step, most=most) for step in steps) > restarts:
+            most = max(_most_in_a_moment(points, requests=requests) for points in pair)
+            falls = 0
+            for (before_s, _, before), (now_s, _, now) in pairwise(merged):
+                if at_once := now_s - before_s <= SAME_SCRAPE_S:
+                    orders[before_s, now_s] |= {now > before} if now != before else set()
+                falls += before - now > (most if at_once else 0.0)
+                grew = grew or (quantity in ("prompt", "generation") and now > before)
+            if falls > restarts:
                 return False
-            rose = any(later > earlier for (_, earlier), (_, later) in steps)
-            grew = grew or (quantity in ("prompt", "generation") and rose)
-    return grew
+    return grew and all(len(of) < 2 for of in orders.values())
 
 
-def _largest_step(points: Points) -> float:
-    return max((later - before for (_, before), (_, later) in pairwise(points)), default=0.0)
+def _most_requests(process: Process) -> float:
+    """Return by how many requests *process* grew at most from one look to the next."""
+    columns = (process.by_quantity.get(name, {}) for name in TELL_OF_REQUESTS)
+    return max(
+        (
+            later - before
+            for of in columns
+            for points in of.values()
+            for (_, before), (_, later) in pairwise(points)
+        ),
+        default=0.0,
+    )
 
 
-def _falls_between(before: tuple[float, float], after: tuple[float, float], *, most: float) -> bool:
-    """Tell whether a counter falls from one sample to another, of which each counter alone grows by
-    *most* at once: within a moment they may be in another order.
+def _most_in_a_moment(points: Points, *, requests: float) -> float:
+    """Return by how much a counter may grow within a moment: as it grew at most, and by one of the
+    *requests* that came at most between two looks.
     """
-    fall = before[1] - after[1]
-    return fall > (most if after[0] - before[0] <= SAME_SCRAPE_S else 0.0)
+    return max(
+        (
+            (later - before) * min(1.0, SAME_SCRAPE_S / (later_s - before_s) + 1.0 / requests)
+            for (before_s, before), (later_s, later) in pairwise(points)
+        ),
+        default=0.0,
+    )
 
 
 def _falls_of(points: Points) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
+from loop.backends.kube.arguments import engine_containers
 from loop.backends.kube.read import (
     Servers,
     matched_model,
@@ -226,8 +227,8 @@ def test_selectors_select_as_the_api_says(selector: Json, fits: bool) -> None:
 
 
 def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_container() -> None:
-    """As Prometheus is usually told; 8000 is vLLM's. Each container with GPUs is an engine, also
-    one that goes on beside the others (a sidecar): half of the load was not read.
+    """As Prometheus is usually told; 8000 is vLLM's. Each container with GPUs or claims is an
+    engine, also one that goes on beside the others (a sidecar): half of the load was not read.
     """
     ports = [{"containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]
     named = pod("a", spec={"containers": [{"name": "c", "ports": ports}]})
@@ -260,7 +261,12 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
     probed = {"name": "c", "ports": several, "readinessProbe": probe}
     probes = pod("f", spec={"containers": [probed]})
     datagrams = pod("g", spec={"containers": [{"name": "c", "ports": several[1:]}]})
-    every = alive(named, annotated, bare, behind, two, probes, datagrams)
+    claim = {"resources": {"claims": [{"name": "gpu"}]}}
+    claiming = [{"name": f"v{k}", "ports": ports[:1], **claim} for k in range(2)]
+    claiming[1]["ports"] = first[1:]
+    proxy = {"name": "proxy", "ports": first[:1]}
+    claims = pod("h", spec={"containers": [proxy, *claiming]})
+    every = alive(named, annotated, bare, behind, two, probes, datagrams, claims)
     found = [(one.metrics_ports, one.metrics_path) for one in every]
     assert found == [
         ((9090,), "/metrics"),
@@ -270,7 +276,18 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
         ((9090, 15001), "/metrics"),
         ((7000,), "/metrics"),
         ((7000,), "/metrics"),
+        ((9000, 15006), "/metrics"),
     ]
+
+
+def test_containers_with_gpus_or_claims_are_known_as_engines() -> None:
+    """Two engines with claims were taken for one and its copy."""
+    containers = [
+        {"name": "limits", "resources": {"limits": {"nvidia.com/gpu": 1}}},
+        {"name": "claims", "resources": {"claims": [{"name": "gpu"}]}},
+        {"name": "proxy"},
+    ]
+    assert engine_containers(containers) == {"limits", "claims"}
 
 
 @pytest.mark.parametrize(

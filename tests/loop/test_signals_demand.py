@@ -473,6 +473,34 @@ def test_two_looks_at_one_time_may_have_been_the_other_way_round() -> None:
     assert len(tracks_of(series, engines=["vllm"])) == 2
 
 
+@pytest.mark.parametrize("apart_s", [0.0, 0.01, 0.3])
+def test_two_engines_looked_at_within_a_moment_are_two(apart_s: float) -> None:
+    """What a scrape step brings hid that they disagree: of two engines of a pod without limits one
+    was dropped, and half the load with it.
+    """
+    tokens = {"prompt": (99.0, 102.0), "generation": (203.0, 197.0), "ttft_sum": (0.051, 0.05)}
+    series = list[Series]()
+    for k, labels in enumerate((VLLM, PROXY)):
+        counts = [500.0 - k + 30.0 * look for look in range(4)]
+        samples = [
+            sample(
+                NOW_S - 50.0 + 15.0 * look + apart_s * k,
+                success=count,
+                **{name: of[k] * count for name, of in tokens.items()},
+            )
+            for look, count in enumerate(counts)
+        ]
+        series += series_of(samples, labels=labels)
+    assert len(tracks_of(series)) == 2
+
+
+def test_a_copy_of_an_engine_that_is_hardly_used_may_be_a_request_ahead() -> None:
+    """A request is more than a second brings on average, and comes at once all the same."""
+    series = series_of(engine(NOW_S - 50.0, rps=0.1, base=5000.0), labels=VLLM)
+    series += series_of(engine(NOW_S - 49.9, rps=0.1, base=4999.0), labels=PROXY)
+    assert len(tracks_of(series, engines=["vllm"])) == 1
+
+
 @pytest.mark.parametrize(("seconds", "counted"), [(0.0512345678, 1), (0.05, 2)])
 def test_times_that_agree_to_their_last_digit_are_of_one_process(
     seconds: float, counted: int
@@ -1451,6 +1479,46 @@ def test_engines_whose_pages_call_themselves_alike_are_two() -> None:
         labels = {"instance": f"10.0.0.1:{port}", "exported_instance": "engine"}
         series += series_of(engine(NOW_S - 50.0, rps=1.0, base=base), labels=labels)
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ahead"),
+    [
+        ({"exported_job": "vllm-0"}, {"exported_job": "vllm-1"}, -8.0),
+        (
+            {"exported_job": "vllm-0", "exported_instance": "a"},
+            {"exported_job": "vllm-1", "exported_instance": "a"},
+            -8.0,
+        ),
+        ({"exported_instance": "engine-0"}, {"exported_instance": "engine-1"}, -8.0),
+        ({"exported_instance": "10.0.0.1:8000"}, {"exported_instance": "10.0.0.1:8001"}, 5.0),
+        (
+            {"instance": "10.0.0.1:8000", "exported_instance": "0"},
+            {"instance": "10.0.0.1:8001", "exported_instance": "0"},
+            5.0,
+        ),
+    ],
+)
+def test_engines_that_others_pass_on_are_told_apart_by_what_they_were_called(
+    one: Mapping[str, str], other: Mapping[str, str], ahead: float
+) -> None:
+    """Half of the load was missing. Those that are *ahead* by their counters might be copies."""
+    series = list[Series]()
+    for k, own in enumerate((one, other)):
+        labels = {"job": "otel", "instance": "otel:8889", **own}
+        samples = engine(NOW_S - 50.0 + 4.0 * k, rps=1.0, base=5000.0 + (4.0 + ahead) * k)
+        series += series_of(samples, labels=labels)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
+
+
+def test_a_target_that_two_collectors_pass_on_is_one() -> None:
+    """Nobody may scrape it directly, and who passes it on tells nothing of it."""
+    series = list[Series]()
+    for k, relay in enumerate(("otel-0:8889", "otel-1:8889")):
+        labels = {"job": "otel", "instance": relay, "exported_instance": "10.0.0.1:8000"}
+        samples = engine(NOW_S - 50.0 + 4.0 * k, rps=1.0, base=5000.0 + 4.0 * k)
+        series += series_of(samples, labels=labels)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0, rel=0.02)
 
 
 def test_the_label_of_an_instance_may_change_while_the_loop_looks_on() -> None:

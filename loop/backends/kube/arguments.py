@@ -639,6 +639,19 @@ def gpu_limits(containers: Sequence[Json]) -> list[GpuLimit]:
     ]
 
 
+def engine_containers(containers: Sequence[Json]) -> frozenset[str]:
+    """Return the names of those of *containers* that have GPUs, or claim devices (DRA): each runs
+    an engine.
+    """
+    claiming = (one for one in containers if (one.get("resources") or {}).get("claims"))
+    return frozenset(
+        (
+            *(limit.container for limit in gpu_limits(containers)),
+            *(str(one.get("name") or "") for one in claiming),
+        )
+    )
+
+
 def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | None:
     """Return the GPUs of the container that has the most of them; None if none has any.
 

@@ -17,6 +17,7 @@ from loop.backends.kube.arguments import (
     GpuLimit,
     batch_of,
     command_words,
+    engine_containers,
     engines_of,
     gpu_limit,
     gpu_limits,
@@ -536,7 +537,7 @@ def scraped(
         released=frozenset(
             pod.name for pod in unowned if pod.namespace == namespace and owns(one.name, pod.name)
         ),
-        engines=frozenset(limit.container for limit in gpu_limits(containers)),
+        engines=engine_containers(containers),
         containers={
             port["containerPort"]: str(container.get("name") or "")
             for container in containers
@@ -628,7 +629,7 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     if annotated is not None:
         return (annotated,), path
     containers = [one for one in side_by_side(spec) if _tcp_ports(one)]
-    engines = {limit.container for limit in gpu_limits(containers)}
+    engines = engine_containers(containers)
     named = [
         port["containerPort"]
         for one in containers
