@@ -275,7 +275,8 @@ class Names:
 
     def extended(self, more: Mapping[str, Sequence[str]], *, source: str) -> Names:
         """Return these names with those of the user before them. Raise SpecError for a quantity
-        that does not exist or a name that Prometheus would not take.
+        that does not exist, a name that Prometheus would not take, or one that a label has to
+        tell apart.
         """
         names = dict(self.by_quantity)
         for quantity, given in more.items():
@@ -286,6 +287,11 @@ class Names:
                 if not (_NAME.fullmatch(str(name)) or _known_label(str(name))):
                     raise SpecError(
                         f"{source}: {quantity}: expected a metric name, found {str(name)[:60]!r}"
+                    )
+                if label := _BY_LABEL.get(str(name)):
+                    raise SpecError(
+                        f'{source}: {quantity}: expected {name}{{{label}="…"}}, which tells by '
+                        f"that label what it is of, found {name!r}"
                     )
             names[quantity] = (*given, *names.get(quantity, ()))
         return Names(by_quantity=MappingProxyType(names), histograms=self.histograms)

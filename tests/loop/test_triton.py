@@ -148,3 +148,17 @@ def test_the_engine_may_be_called_otherwise() -> None:
     for wrong in ('up{model="llama"}', 'nv_inference_request_success{version="1"}'):
         with pytest.raises(SpecError, match="expected a metric name"):
             NAMES.extended({"ends": [wrong]}, source="f")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("nv_inference_request_success", "model"),
+        ("nv_trt_llm_request_metrics", "request_type"),
+        ("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type"),
+    ],
+)
+def test_a_name_without_the_label_that_tells_it_apart_is_refused(name: str, label: str) -> None:
+    """It was taken without a word, and never matched."""
+    with pytest.raises(SpecError, match=rf'^f: running: expected {name}{{{label}="…"}}, '):
+        NAMES.extended({"running": [name]}, source="f")
