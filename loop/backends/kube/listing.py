@@ -4,6 +4,7 @@ no other. What is made of the objects is in read.py.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing import TimeoutError as NotYet
@@ -19,11 +20,14 @@ Failed = Mapping[str, ApiError]  # what was said, by namespace
 Lister = Callable[..., list[Any]]
 Tries = dict[str, "AsyncResult[list[Any] | ApiError]"]
 
-# A cycle waits so long for a namespace that did not answer before: who hangs again costs no more.
+# A cycle waits so long for all namespaces that did not answer before: hanging again costs no more.
 ASIDE_TIMEOUT_S = 0.5
 # A namespace that has been refused for so long, with all that says so, is taken for deleted: with
 # it went the role that let us see it.
 FORGET_S = 3600.0
+# Refusals further apart say nothing of the time between them: nobody asked.
+UNBROKEN_S = FORGET_S / 4.0
+REFUSED = (FORBIDDEN, NOT_FOUND)
 
 
 class Listing:
@@ -45,9 +49,11 @@ class Listing:
         found: dict[str, list[Any]] = {}
         failed = dict(self._failed)
         answers = {space: answer.get() for space, answer in self._tries.items()}
+        # All of them hang at the same time, and are waited for at the same time.
+        until_s = time.monotonic() + ASIDE_TIMEOUT_S
         for space, answer in self._aside.items():
             try:
-                answers[space] = answer.get(ASIDE_TIMEOUT_S)
+                answers[space] = answer.get(max(0.0, until_s - time.monotonic()))
             except NotYet:
                 continue
         for space, told in answers.items():
@@ -73,13 +79,18 @@ class LastListed:
         self._aside = aside
         self._last: dict[str, list[Any]] = {}
         self._tries: Tries = {}  # aside, that have not ended yet
-        self._refused_s: dict[str, float] = {}  # since when
+        self._refused_s: dict[str, tuple[float, float]] = {}  # since when, and heard last
         self._gone: set[str] = set()
 
     def ask(self, pool: ThreadPool, lister: Lister, spaces: Sequence[str]) -> Listing:
         """Begin to list *spaces* on the threads of *pool*."""
         ended = [space for space, told in self._tries.items() if told.ready()]
         answers = {space: self._tries.pop(space).get() for space in ended}
+        for space, told in answers.items():
+            if isinstance(told, ApiError) and space in self.failed:
+                self.failed = {**self.failed, space: told}
+                if told.status not in REFUSED:
+                    self._refused_s.pop(space, None)
         # What has answered meanwhile may have changed since, and is asked with the others.
         again = {space for space, told in answers.items() if not isinstance(told, ApiError)}
         tries: Tries = {}
@@ -110,7 +121,11 @@ class LastListed:
         """Return the objects of all namespaces of *listing*, of those that could not be listed now
         as they were before, and what was said there.
         """
-        found, failed = listing.get()
+        try:
+            found, failed = listing.get()
+        except ApiError:
+            self._refused_s.clear()  # who knows what each would have said
+            raise
         self.failed = failed
         # Its texts are those that are remembered as read: this keeps no others alive.
         last = {**self._last, **found}
@@ -124,10 +139,14 @@ class LastListed:
         is not there or that nobody lets us see.
         """
         error = self.failed.get(space)
-        if error is None or error.status not in (FORBIDDEN, NOT_FOUND):
+        if error is None or error.status not in REFUSED:
             self._refused_s.pop(space, None)
             return 0.0
-        return now_s - self._refused_s.setdefault(space, now_s)
+        since_s, heard_s = self._refused_s.get(space, (now_s, now_s))
+        if now_s - heard_s > UNBROKEN_S:
+            since_s = now_s
+        self._refused_s[space] = since_s, now_s
+        return now_s - since_s
 
     def may_be_gone(self, space: str) -> bool:
         """Tell whether *space* is not found, and is not known to be gone."""
