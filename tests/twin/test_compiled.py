@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from twin.engine.port import EngineFactory
 from twin.engine.replica import Replica
 from twin.request import RequestBatch
 from twin.serving.cluster import Cluster
-from twin.spec import LatencyModel, Pool, Server
+from twin.spec import Delay, LatencyModel, Pool, Server
 from twin.testing.engine import EngineContract
 from twin.testing.replica_scripts import make_script, play_engine
 from twin.testing.worlds import spec_of
@@ -97,6 +98,45 @@ def test_a_scrape_of_the_table_tells_of_queues_and_of_preemptions() -> None:
     assert fast.preemptions is not None
     assert fast.preemptions > 0
     assert fast.percentiles_ms["queue"]["p99"] > fast.percentiles_ms["queue"]["p50"]
+
+@pytest.mark.parametrize("empty", range(1, 8))
+def test_servers_without_pods_at_first_are_scraped_all_the_same(empty: int) -> None:
+    """Each of *empty*, a bit a server, has requests before its first pod, and so has one that is
+    added in the midst of the run.
+    """
+    names = ("first", "second", "third")
+    times_s = np.arange(1.0, 40.0)
+    coming = RequestBatch(
+        times_s=times_s, prompt_tokens=np.full(39, 20), output_tokens=np.full(39, 40)
+    )
+    found = []
+    for compiled in (True, False):
+        env = simpy.Environment()
+        pools = [Pool(accelerator="A", replicas=1 - (empty >> k & 1), max_batch=4) for k in range(3)]
+        servers = [
+            Server(name=name, model="m", pool=pool)
+            for name, pool in zip(names, pools, strict=True)
+        ]
+        spec = spec_of(*servers, capacity={"A": 4}, start_up=Delay(mean_s=5.0))
+        cluster = Cluster(env, spec, seed=np.random.SeedSequence(1), compiled=compiled)
+        for name in names:
+            cluster.expect(name, coming)
+        seen = []
+        for until_s in (16.0, 46.0, 76.0):
+            env.run(until=until_s)
+            seen.append([server.window for server in cluster.snapshot().servers.values()])
+            seen.append([server.backlog for server in cluster.snapshot().servers.values()])
+            if until_s == 16.0:
+                cluster.add_server(replace(servers[0], name="late"))
+                late = replace(coming, times_s=times_s + 16.0)
+                cluster.expect("late", late)
+            if until_s == 46.0:
+                for name in (*names, "late"):
+                    cluster.scale(name, Pool(accelerator="A", replicas=1, max_batch=4))
+        found.append(seen)
+    fast, plain = found
+    assert fast == plain
+    assert sum(backlog > 0 for backlog in fast[1]) == empty.bit_count()
 
 
 def _compare_crowd(seed: int) -> None:

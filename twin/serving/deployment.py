@@ -82,6 +82,8 @@ class Deployment:
         self._live = self.server.max_batch_change == "live"
         self._pods_made = 0
         self._table = table if self._fits_table() else None
+        if self._table is not None:
+            self._table.make_server(index)
         self.gateway.table, self.gateway.leave_table = self._table, self._leave_table
         self._start_ups = Chance(seed, index, START_UP)
         self._crashes = Chance(seed, index, CRASH)

@@ -134,7 +134,7 @@ class ReplicaTable:
         it does not write to the records.
         """
         row = self._free_rows.pop() if self._free_rows else len(self._owners)
-        self._make_server(index)
+        self.make_server(index)
         self._make_rows(row + 1, block_size=spec.block_size)
         s, model = self.state, spec.latency_model
         heap, room = s.ints[row, [at.HEAP, at.HEAP_ROOM]].tolist()
@@ -392,6 +392,15 @@ class ReplicaTable:
         s.sizes[1] = 0
         return found
 
+    def make_server(self, index: int) -> None:
+        """Have room for the totals of the server *index*, which may be scraped without replicas."""
+        have = len(self.scraped)
+        if index >= have:
+            more = max(index + 1 - have, have)
+            self.scraped = _grown(self.scraped, more)
+            self.scraped_sums = _grown(self.scraped_sums, more)
+            self._hold()
+
     def make_slots(self, count: int) -> None:
         """Have room for *count* more requests, and for the records of all that there are."""
         s = self.state
@@ -419,15 +428,6 @@ class ReplicaTable:
                     log=_grown(s.log, more), log_times=_grown(s.log_times, more)
                 )
                 self._hold()
-
-    def _make_server(self, index: int) -> None:
-        """Have room for the totals of the server *index*."""
-        have = len(self.scraped)
-        if index >= have:
-            more = max(index + 1 - have, have)
-            self.scraped = _grown(self.scraped, more)
-            self.scraped_sums = _grown(self.scraped_sums, more)
-            self._hold()
 
     def _make_rows(self, rows: int, *, block_size: int) -> None:
         s = self.state
