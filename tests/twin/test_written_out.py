@@ -12,6 +12,7 @@ import pytest
 
 from twin.engine.port import EngineFactory, make_engine
 from twin.engine.replica import Replica
+from twin.engine.telemetry import ReplicaReading
 from twin.engine.written_out import WrittenOut
 from twin.request import Request
 from twin.spec import EngineSpec, LatencyModel
@@ -76,33 +77,44 @@ def test_a_thousand_scripts_more(grid: str) -> None:
 
 
 @pytest.mark.parametrize("in_steps", [True, False])
-def test_a_client_that_waits_for_its_answer_may_ask_again_at_once(*, in_steps: bool) -> None:
-    """on_finish may submit in the midst of a step, as benchmarks with a fixed concurrency do."""
+@pytest.mark.parametrize("first_named", [inf, 1, 40])
+def test_a_client_that_waits_for_its_answer_may_ask_again_at_once(
+    first_named: float, *, in_steps: bool
+) -> None:
+    """on_finish may submit in the midst of a step, as benchmarks with a fixed concurrency do; and
+    be the first to name the blocks of a prompt, while others are on their way.
+    """
 
-    def served(kind: type[Replica]) -> list[tuple[float, float]]:
+    def served(kind: type[Replica]) -> tuple[list[tuple[float, ...]], ReplicaReading]:
         spec = EngineSpec(
             model="m",
             accelerator="A",
             latency_model=LatencyModel(alpha_ms=9.7, beta_ms=0.17, gamma_ms=0.0013),
             kv_tokens=900,
         )
-        ended: list[tuple[float, float]] = []
+        ended: list[tuple[float, ...]] = []
 
         def again(request: Request, finish_s: float) -> None:
-            ended.append((request.first_token_s, finish_s))
-            if len(ended) < 200:
-                output = 1 + len(ended) % 23
-                assert replica.submit(Request(30, output, finish_s), finish_s) is None
+            ended.append((request.first_token_s, finish_s, request.cached_tokens))
+            number = len(ended)
+            if number < 200:
+                next_one = Request(50, 1 + number % 23, finish_s)
+                if number >= first_named and number % 3:
+                    next_one.blocks, next_one.block_tokens = (number % 2, 2, 3 + number), 16
+                assert replica.submit(next_one, finish_s) is None
 
         replica = kind.of_spec(spec, max_batch=8, queue_max=None, on_finish=again)
-        for _ in range(12):
-            replica.submit(Request(30, 5, 0.0), 0.0)
+        for number in range(24):
+            # Most come while others are served, so that the replica is on its way to them.
+            replica.submit(Request(50, 5, number / 64), number / 64)
         while replica.outstanding:
             replica.advance(replica.next_boundary_s if in_steps else inf, inclusive=in_steps)
-        return ended
+        return ended, replica.read(ended[-1][1])
 
-    assert len(served(WrittenOut)) >= 200
-    assert served(WrittenOut) == served(Replica)
+    ended, reading = served(Replica)
+    assert len(ended) >= 200
+    assert (reading.prefix_hits > 0) == (first_named < inf)
+    assert served(WrittenOut) == (ended, reading)
 
 
 def test_what_it_does_not_cover_is_left_to_the_replica_in_steps() -> None:

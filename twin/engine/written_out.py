@@ -44,7 +44,7 @@ def covers(spec: EngineSpec, *, queue_max: int | None) -> bool:
 class WrittenOut(Replica):
     """A Replica that is advanced by one function; for specs that `covers` names."""
 
-    __slots__ = ("_arrived", "_by_flow", "_step_on")
+    __slots__ = ("_arrived", "_by_flow", "_named", "_step_on")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -53,29 +53,32 @@ class WrittenOut(Replica):
         # that Replica.submit does then is to put the request in the queue. And not after a request
         # whose blocks have names, which are shared: all further steps are Replica's.
         self._by_flow = True
+        self._named = False
         flow = self._flow()
         next(flow)
         self._step_on: Callable[[float | None], str | None] = flow.send
 
     def submit(self, request: Request, now_s: float) -> str | None:
         """Take *request* as Replica does."""
-        if self._by_flow and not request.blocks:
-            self._arrived = request
-            return self._step_on(now_s)
-        if self._by_flow:
+        if request.blocks:
             self._settle()
-            self._by_flow = False
+            self._named, self._by_flow = True, False
+        if self._by_flow:
+            self._arrived = request
+            reason = self._step_on(now_s)
+            if self._arrived is None:
+                return reason
+            self._arrived = None
         return super().submit(request, now_s)
 
     def advance(self, until_s: float, *, inclusive: bool) -> None:
         """Process every boundary as Replica does."""
-        if not self._by_flow:
-            super().advance(until_s, inclusive=inclusive)
-            return
         if inclusive:
             until_s = nextafter(until_s, inf)
-        if self.next_boundary_s < until_s:
+        if self._by_flow and self.next_boundary_s < until_s:
             self._step_on(until_s)
+        if not self._by_flow:
+            super().advance(until_s, inclusive=False)
 
     def _settle(self) -> None:
         """Put the variables of the function back into self, which is then up to date."""
@@ -114,7 +117,8 @@ class WrittenOut(Replica):
 
     def _flow(self) -> Flow:
         """Advance to each instant that is sent, take in the request that arrives then, and yield
-        why not; put all variables back for a None.
+        why not; put all variables back for a None, and for good when somebody who was told of an
+        end has submitted named blocks: what is left to do until then is Replica's.
         """
         alpha_s, beta_s, gamma_s = self._alpha_s, self._beta_s, self._gamma_s
         pair_s, sequence_s, overhead_s = self._pair_s, self._sequence_s, self._overhead_s
@@ -254,10 +258,12 @@ class WrittenOut(Replica):
                             e2e_s += token_s
                             e2e_buckets[bisect_left(LATENCY_BOUNDS_S, token_s)] += 1
                             on_finish(request, t)
-                        self._by_flow = True
+                        self._by_flow = not self._named
                         ended.clear()
                         if ahead and not running:
                             seen_s = inf
+                        if self._named:
+                            break
                     # Replica._begin
                     if partial is not None:
                         break
@@ -420,3 +426,5 @@ class WrittenOut(Replica):
             queue_buckets[0] += soon
             if until_s is not None:
                 self._begin(t)
+            if not self._by_flow:
+                yield None
