@@ -99,6 +99,7 @@ def test_a_scrape_of_the_table_tells_of_queues_and_of_preemptions() -> None:
     assert fast.preemptions > 0
     assert fast.percentiles_ms["queue"]["p99"] > fast.percentiles_ms["queue"]["p50"]
 
+
 @pytest.mark.parametrize("empty", range(1, 8))
 def test_servers_without_pods_at_first_are_scraped_all_the_same(empty: int) -> None:
     """Each of *empty*, a bit a server, has requests before its first pod, and so has one that is
@@ -112,10 +113,11 @@ def test_servers_without_pods_at_first_are_scraped_all_the_same(empty: int) -> N
     found = []
     for compiled in (True, False):
         env = simpy.Environment()
-        pools = [Pool(accelerator="A", replicas=1 - (empty >> k & 1), max_batch=4) for k in range(3)]
+        pools = [
+            Pool(accelerator="A", replicas=1 - (empty >> k & 1), max_batch=4) for k in range(3)
+        ]
         servers = [
-            Server(name=name, model="m", pool=pool)
-            for name, pool in zip(names, pools, strict=True)
+            Server(name=name, model="m", pool=pool) for name, pool in zip(names, pools, strict=True)
         ]
         spec = spec_of(*servers, capacity={"A": 4}, start_up=Delay(mean_s=5.0))
         cluster = Cluster(env, spec, seed=np.random.SeedSequence(1), compiled=compiled)
