@@ -5,21 +5,32 @@ another batch size, the latencies of before are those of now. Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import batch_of, changed, gpu_limits, with_changes
+from loop.backends.kube.arguments import (
+    batch_of,
+    changed,
+    gpu_limits,
+    side_by_side,
+    with_changes,
+)
 from loop.signals.pods import stem_of
 
 Json = Mapping[str, Any]
 
-# What of a pod template says where and as what its engine runs. Probes, sidecars and times of grace
-# are nothing that an engine sees.
+# What of a pod template says where and as what its engine runs. Probes and times of grace are
+# nothing that an engine sees, nor are sidecars that share no files with it.
 _OF_POD = ("nodeSelector", "affinity", "runtimeClassName", "resourceClaims", "volumes")
 _OF_ENGINE = ("name", "image", "command", "args", "env", "envFrom", "resources", "volumeMounts")
+_OF_HELPER = tuple(key for key in _OF_ENGINE if key != "resources")
+# What is read from elsewhere, and which variables of it are no settings.
+_ELSEWHERE = ("configMap", "secret")
+_CREDENTIAL = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _OF_NOBODY = frozenset(
     {"kubectl.kubernetes.io/restartedAt", "pod-template-hash", names.MAX_BATCH, names.STATUS}
 )
@@ -69,8 +80,9 @@ def _begun(replica_set: Json) -> tuple[int, str]:
 
 def _engine(replica_set: Json) -> str:
     """Return what an engine of the template of *replica_set* is, but for its batch size."""
-    template, spec = _template(replica_set), _spec(replica_set)
+    spec = _spec(replica_set)
     engines = _engines(replica_set)
+    helpers = _helpers(spec, engines)
     if told := batch_of(engines):
         try:
             patch = changed(engines, told[0], 1, container="")
@@ -85,18 +97,47 @@ def _engine(replica_set: Json) -> str:
             "metadata": _without_marks(replica_set, but=_OF_NOBODY)["metadata"],
             "pod": {key: spec[key] for key in _OF_POD if key in spec},
             "engines": [{key: one[key] for key in _OF_ENGINE if key in one} for one in engines],
+            "helpers": [{key: one[key] for key in _OF_HELPER if key in one} for one in helpers],
         }
     )
     # With a restart such an engine may have read other settings.
-    if "configMap" in _text(template):
+    if _reads_elsewhere(spec):
         text += str(replica_set["metadata"]["name"])
     return text
 
 
 def _engines(replica_set: Json) -> list[Json]:
     """Return the containers that ask for GPUs, all if none does."""
-    containers = list(_spec(replica_set).get("containers") or ())
+    containers = side_by_side(_spec(replica_set))
     return [one for one in containers if gpu_limits([one])] or containers
+
+
+def _helpers(spec: Json, engines: list[Json]) -> list[Json]:
+    """Return the containers that may fetch what *engines* run: all that come before them, and those
+    beside them that have a volume in common with them, or see their processes.
+    """
+    beside = side_by_side(spec)
+    before = [one for one in spec.get("initContainers") or () if one not in beside]
+    volumes = {name for one in engines for name in _volumes(one)}
+    seen = spec.get("shareProcessNamespace")
+    return before + [
+        one for one in beside if one not in engines and (seen or volumes & _volumes(one))
+    ]
+
+
+def _volumes(container: Json) -> set[str]:
+    return {str(one.get("name")) for one in container.get("volumeMounts") or ()}
+
+
+def _reads_elsewhere(value: object) -> bool:
+    """Tell whether a part of a template takes settings from a ConfigMap or a Secret."""
+    if isinstance(value, list):
+        return any(map(_reads_elsewhere, value))
+    if not isinstance(value, Mapping):
+        return False
+    if "valueFrom" in value and _CREDENTIAL.search(str(value.get("name"))):
+        return False
+    return any(key.startswith(_ELSEWHERE) or _reads_elsewhere(of) for key, of in value.items())
 
 
 def _without_marks(replica_set: Json, *, but: Iterable[str]) -> dict[str, Any]:

@@ -186,6 +186,70 @@ def replica_set(stem: str, *, revision: int, batch: int = 64, **template: Json) 
 
 RESTARTED = {"annotations": {"kubectl.kubernetes.io/restartedAt": "2026-11-29T10:00:00Z"}}
 SETTINGS = {"volumes": [{"name": "settings", "configMap": {"name": "vllm"}}]}
+TOKEN = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}}
+
+
+def fetching(model: str, *, token: bool = False, **how: Any) -> Json:
+    """Return a template in which an init container fetches the model."""
+    first = {"name": "storage-initializer", "args": [f"s3://b/{model}", "/mnt/models"], **how}
+    return {"spec": {"initContainers": [{**first, "env": [TOKEN]} if token else first]}}
+
+
+def with_sidecar(image: str, *, container: Json | None = None, gpus: str = "0") -> Json:
+    """Return a template with a sidecar before *container* (else the engine)."""
+    sidecar = {
+        "name": "beside",
+        "image": image,
+        "restartPolicy": "Always",
+        "resources": {"limits": {"nvidia.com/gpu": gpus}},
+    }
+    spec: Json = {"initContainers": [sidecar]}
+    if container is not None:
+        spec["containers"] = [container]
+    return {"spec": spec}
+
+
+def with_weights_of(image: str) -> Json:
+    """Return a template in which a container beside the engine has the weights."""
+    mounts = {"volumeMounts": [{"name": "weights", "mountPath": "/mnt"}]}
+    engine = {"name": "vllm", "resources": {"limits": {"nvidia.com/gpu": "1"}}, **mounts}
+    return {"spec": {"containers": [engine, {"name": "weights", "image": image, **mounts}]}}
+
+
+PROXY = {"name": "proxy", "image": "envoy:1"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        (fetching("llama-70b"), fetching("llama-8b"), False),
+        (fetching("m", image="llama:70b"), fetching("m", image="llama:8b"), False),
+        (
+            with_sidecar("vllm:1", container=PROXY, gpus="1"),
+            with_sidecar("sglang:1", container=PROXY, gpus="1"),
+            False,
+        ),
+        (with_weights_of("llama:70b"), with_weights_of("llama:8b"), False),
+        (with_sidecar("proxy:1"), with_sidecar("proxy:2"), True),
+        # A restart reads a Secret anew; a token is no setting.
+        *(
+            (before, {**before, "metadata": RESTARTED}, same)
+            for before, same in (
+                (fetching("m", envFrom=[{"secretRef": {"name": "settings"}}]), False),
+                ({"spec": {"volumes": [{"name": "s", "secret": {"secretName": "s"}}]}}, False),
+                (fetching("m", token=True), True),
+            )
+        ),
+    ],
+)
+def test_what_is_fetched_for_an_engine_is_of_the_engine(
+    before: Json, after: Json, same: bool
+) -> None:
+    """Of an engine that serves /mnt/models only who fetches them says which model it is: two were
+    fitted together.
+    """
+    sets = [replica_set(OLD, revision=1, **before), replica_set(NEW, revision=2, **after)]
+    assert alike(sets).stems["infer"] == {NEW: NEW, OLD: NEW if same else OLD}
 
 
 @pytest.mark.parametrize("batch", [64, 96])
