@@ -227,6 +227,16 @@ def test_of_a_type_that_pods_wait_for_in_vain_there_is_no_more_than_is_held() ->
         ("Unschedulable", "0/4 nodes are available: 2 Insufficient cpu, 2 Insufficient nvidia.com/"
          "gpu. preemption: 0/4 nodes are available: 4 No preemption victims found.", True),
         ("Unschedulable", "0/4 nodes are available: 4 cannot allocate all claims.", True),
+        # Devices of other makers, and parts of them, whatever they are called.
+        ("Unschedulable", "0/2 nodes are available: 2 ExclusiveDeviceAllocateConflict.", True),
+        ("Unschedulable", "0/2 nodes are available: 1 Insufficient cpu, 1 NodeInsufficientDevice.",
+         True),
+        *(("Unschedulable", f"0/2 nodes are available: 2 Insufficient {resource}.", True)
+          for resource in ("nvidia.com/gpumem", "aws.amazon.com/neuroncore", "example.com/npu",
+                           "huawei.com/Ascend910B3")),
+        *(("Unschedulable", f"0/2 nodes are available: 2 Insufficient {resource}.", False)
+          for resource in ("ephemeral-storage", "hugepages-2Mi", "vpc.amazonaws.com/efa",
+                           "nvidia.com/rdma_shared", "pods")),
         # The nodes that have GPUs may have been taken away as a whole.
         ("Unschedulable", "0/4 nodes are available: 4 node(s) didn't match Pod's node "
          "affinity/selector.", True),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from loop.backends.kube.arguments import is_gpu
 from loop.replacing import replace
 from loop.types import MissingKind
 
@@ -25,12 +24,18 @@ _WAITING: Mapping[str, MissingKind] = {
     "CreateContainer": "crash",
     "StartError": "crash",
 }
-# What the scheduler says that a pod waits for: so much of a resource, or devices by claims; and
-# what is no device. Nodes that do not fit (selectors, taints) may be all that have GPUs.
+# What a scheduler says that a pod waits for: so much of a resource, devices by claims, or of HAMi,
+# whose reasons are single words (NodeInsufficientDevice); and what is no device. Any other resource
+# may be GPUs, whatever they are called. Nodes that do not fit (selectors, taints) may be all that
+# have GPUs.
 _TOO_FEW = re.compile(r"Insufficient ([^\s,]+?)[.,]*(?:\s|$)")
-_CLAIMS = re.compile("resourceclaim|all claims")
+_NO_GPUS = re.compile(
+    r"cpu|memory|(?:ephemeral-)?storage|hugepages-.+|pods"
+    r"|rdma/.+|.+/(?:rdma|sriov|efa)[^/]*|networking\.gke\.io.+"
+)
+_DEVICES = re.compile(r"resourceclaim|all claims|\d (?:[A-Z][a-z]+){2,}\b")
 _NO_DEVICE = re.compile(
-    r"Insufficient|Too many pods|PersistentVolume|volume|free ports|pod (?:anti-)?affinity"
+    r"Too many pods|PersistentVolume|volume|free ports|pod (?:anti-)?affinity"
     r"|anti-affinity|topology spread",
 )
 
@@ -95,9 +100,10 @@ def _lacks_gpus(reason: str, message: str) -> bool:
     """Tell whether a pod that is not scheduled may wait for GPUs."""
     if reason != "Unschedulable":
         return False  # somebody else keeps it back: gates, an error
-    if _CLAIMS.search(message) or any(map(is_gpu, _TOO_FEW.findall(message))):
+    lacking = _TOO_FEW.findall(message)
+    if _DEVICES.search(message) or not all(map(_NO_GPUS.fullmatch, lacking)):
         return True
-    return not _NO_DEVICE.search(message)
+    return not (lacking or _NO_DEVICE.search(message))
 
 
 def _was_ready(ready: Json, container: Json) -> bool:
