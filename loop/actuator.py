@@ -232,7 +232,7 @@ def within_shared(decision: Decision, snapshot: Snapshot, data: SystemData) -> D
     grows = []
     for name in _by_class(snapshot, data):
         view, target = snapshot.servers[name], decision.targets.get(name)
-        held = gpus(data, model=view.model, accelerator=view.accelerator, replicas=view.wanted)
+        held = _gpus(view, data, accelerator=view.accelerator, replicas=view.wanted)
         asked = _asked(target, view, data)
         if asked is None or asked[0] != (held and held[0]):
             # On the way to other GPUs it has those of now until the new ones are there.
@@ -261,7 +261,22 @@ def within_shared(decision: Decision, snapshot: Snapshot, data: SystemData) -> D
 def _asked(target: Target | None, view: ServerView, data: SystemData) -> tuple[str, int] | None:
     if target is None or target.held or not target.pools or not target.replicas:
         return None
-    return gpus(data, model=view.model, accelerator=target.accelerator, replicas=target.replicas)
+    accelerator = target.accelerator or view.accelerator  # one that names none keeps it
+    return _gpus(view, data, accelerator=accelerator, replicas=target.replicas)
+
+
+def _gpus(
+    view: ServerView, data: SystemData, *, accelerator: str, replicas: int
+) -> tuple[str, int] | None:
+    """Return the type and how many GPUs *replicas* of a server hold: as many as its pods ask for,
+    else as the data say; where these do not know the model, they hold at least one unit each.
+    """
+    if not accelerator:
+        return None
+    unit = data.accelerators.get(accelerator)
+    told = gpus(data, model=view.model, accelerator=accelerator, replicas=1)
+    each = view.gpus_per_replica or (told[1] if told else unit.multiplicity if unit else 1)
+    return unit.type if unit else accelerator, each * replicas
 
 
 def _by_class(snapshot: Snapshot, data: SystemData) -> Iterable[str]:

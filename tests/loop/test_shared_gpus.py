@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from loop.actuator import within_shared
 from loop.testing.fakes import server_view, system, target
-from loop.types import Decision, SharedGpus, Snapshot, one_pool
+from loop.types import Decision, ServerView, SharedGpus, Snapshot, one_pool
 
 BOTH = frozenset({"s1", "s2"})
 
@@ -80,3 +80,25 @@ def test_gpus_that_nobody_can_have_for_now_are_asked_for_by_no_policy() -> None:
     fewer = replace(before, capacity_max={"H100": 1})
     found = within_shared(asked(s1=4, s2=2), fewer, system())
     assert [found.targets[name].replicas for name in ("s1", "s2")] == [1, 2]
+
+
+def test_pods_count_for_the_gpus_that_they_hold_whatever_the_data_say() -> None:
+    """What can be had is counted by pods: what of it is left was by the data, and too much."""
+    before = replace(seen(count=9, wanted=(2, 4)), shared_gpus=())
+    s1, s2 = before.servers.values()
+
+    def replicas(most: int, *views: ServerView) -> int:
+        servers = {view.name: view for view in views}
+        now = replace(before, servers=servers, capacity_max={"H100": most})
+        return within_shared(asked(s1=9), now, system()).targets["s1"].replicas
+
+    # Four GPUs a pod, of which the data say that it has one.
+    assert replicas(8, replace(s1, gpus_per_replica=4)) == 2
+    assert replicas(15, replace(s1, gpus_per_replica=4)) == 3
+    # Of a model that they do not know: as many as the pods ask for, else one each at least.
+    assert replicas(8, s1, replace(s2, model="new")) == 4
+    assert replicas(12, s1, replace(s2, model="new", gpus_per_replica=2)) == 4
+    # A target that names no accelerator is of the one that the server has.
+    now = replace(before, capacity_max={"H100": 7})
+    unnamed = within_shared(asked("", s1=9), now, system()).targets["s1"]
+    assert unnamed.replicas == 3
