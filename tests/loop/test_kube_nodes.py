@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube.arguments import gpu_limit
-from loop.backends.kube.nodes import Tenant, known_type, read_capacity
+from loop.backends.kube.nodes import Tenant, known_type, read_capacity, without_growth
 from loop.types import SharedGpus
-from tests.loop.kube_objects import Json, alive, node, pod, read
+from tests.loop.kube_objects import Json, alive, node, pod, read, server
 
 TYPES = ("A100", "H100", "L4", "L40S", "MI300X", "4xA100")
 
@@ -458,6 +458,36 @@ def test_accelerators_of_other_makers_are_counted(resource: str, label: str, pro
     assert capacity(one) == {product: (4, 0)}
 
 
+@pytest.mark.parametrize(
+    ("resource", "each", "free"),
+    [
+        ("aws.amazon.com/neuroncore", (32,), 0),
+        ("aws.amazon.com/neuroncore", (3, 1), 13),
+        ("aws.amazon.com/neurondevice", (4,), 12),
+        ("aws.amazon.com/neuron", (4,), 12),
+    ],
+)
+def test_devices_whose_cores_are_held_are_held(
+    resource: str, each: tuple[int, ...], free: int
+) -> None:
+    """A node shows them thrice; a pod of another that had all cores left all devices to plan
+    with.
+    """
+    of_aws = ("neuron", "neuroncore", "neurondevice")
+    one = node("node-1")
+    one["metadata"]["labels"] = {"inferno.accelerator.type": "H100"}
+    one["status"]["allocatable"] = {
+        f"aws.amazon.com/{name}": count
+        for name, count in zip(of_aws, ("16", "32", "16"), strict=True)
+    }
+    pods = tuple(pod(f"x{k}", of="batch", gpus=1) for k in range(len(each)))
+    for count, holding in zip(each, pods, strict=True):
+        holding["spec"]["containers"][0]["resources"] = {"limits": {resource: str(count)}}
+    assert capacity(one, others=pods) == {"H100": (free, 0)}
+    # What our own pods hold of them is ours to plan with.
+    assert capacity(one, ours=pods) == {"H100": (16, 16 - free)}
+
+
 def test_gpus_that_hami_splits_are_no_whole_ones() -> None:
     """80 shares of 8 GPUs were 80 GPUs: nothing but its own note tells how many there are."""
     split, whole = node(gpus=80), node("b")
@@ -551,3 +581,17 @@ def test_nobody_gives_way_to_pods_of_which_that_is_not_known(
     # A node that takes no pods of ours gives none of theirs.
     closed = read_capacity([node(closed=True)], tenants=[tenant], others=others, types=TYPES)
     assert closed.by_type["H100"].total == len(ours)
+
+
+def test_without_growth_servers_have_what_their_pods_ask_for() -> None:
+    """By data of four GPUs a replica, a server of two replicas of one could have grown to eight."""
+    spec = {"containers": [{"name": "vllm", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+    one = server(spec={"template": {"metadata": {"labels": {"app": "dep1"}}, "spec": spec}})
+    found = without_growth(
+        read_capacity([node()], tenants=(), others=(), types=TYPES),
+        [one],
+        spaces=("other",),
+        types={"H100": "H100"},
+        gpus={(one.deployment.model, "H100"): 4},
+    )
+    assert found.most == {"H100": one.deployment.wanted}

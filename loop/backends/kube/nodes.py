@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
+from loop.backends.kube.arguments import GPU_RESOURCES, is_gpu, limits_of
+from loop.backends.kube.arguments import count as as_count
 from loop.backends.kube.labels import APPLY_NODE_SELECTOR, FOUND_MAX
 from loop.backends.kube.read import Pod, Server, as_text, each_read
 from loop.backends.kube.scheduling import obstacle
@@ -46,6 +47,10 @@ SHARED, SLICED = "-SHARED", "-MIG-"
 SLICES = ("nvidia.com/mig-", "amd.com/")
 # HAMi has as many shares of each GPU as it was told, and notes the GPUs that it has.
 SPLIT_BY_HAMI = "hami.io/node-nvidia-register"
+# By what else pods ask for the same devices: AWS has cores of them, and another name.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "aws.amazon.com/neuron": ("aws.amazon.com/neuroncore", "aws.amazon.com/neurondevice")
+}
 NODES_NAMED = 3
 MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product name apart
 
@@ -53,7 +58,7 @@ MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product nam
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """The GPUs of one kind that a node has. resource is what pods ask for to get them; open: new
-    pods may be put on it.
+    pods may be put on it. parts: how many there are of what else pods may ask for to get them.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Node:
     gpus: int
     open: bool
     resource: str = GPU_RESOURCES[0]
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +149,12 @@ def read_capacity(
     each = each_read(nodes, read_one, kind="node", told=strange)
     # A list that comes in parts may show an object twice.
     read = {(pair[0].name, pair[0].resource): pair for one in each for pair in one}.values()
-    by_tenant = [_held(tenant.pods) for tenant in tenants]
+    parts = {(node.name, part): node for node, _ in read for part in node.parts}
+    by_tenant = [_held(tenant.pods, parts) for tenant in tenants]
     theirs: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for pod in others:
-        for of, number in pod_gpus(pod).items() if pod.node else ():
-            theirs[pod.node, of][pod.priority] += number
+        for place, number in _held([pod], parts).items():
+            theirs[place][pod.priority] += number
     sums = _Sums(
         reached=[defaultdict(int) for _ in tenants],
         priorities=[tenant.priority for tenant in tenants],
@@ -196,7 +203,7 @@ def without_growth(
     asked: dict[str, int] = defaultdict(int)
     for server in servers:
         one = server.deployment
-        each = gpus.get((one.model, one.accelerator), 0) or (one.gpus.count if one.gpus else 0)
+        each = one.gpus.count if one.gpus else gpus.get((one.model, one.accelerator), 0)
         asked[types.get(one.accelerator, one.accelerator)] += one.wanted * each
     lines = [
         f"nodes: nobody has listed the pods of namespace {space} yet, so nobody knows which GPUs "
@@ -478,6 +485,11 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
             gpus=count,
             open=not spec.get("unschedulable") and not meta.get("deletionTimestamp"),
             resource=resource,
+            parts={
+                part: number
+                for part in PARTS.get(resource, ())
+                if (number := as_count(resources.get(part))) > 0
+            },
         )
         for resource, count in found.items()
     ]
@@ -544,28 +556,44 @@ def pod_gpus(pod: Pod) -> Counter[str]:
     init containers that go on beside them (sidecars); other init containers come before them,
     beside the sidecars that began earlier.
     """
+    return _asked(pod, _gpus)
+
+
+def _asked(pod: Pod, told: Callable[[Json], Counter[str]]) -> Counter[str]:
+    """Return what a pod holds of those of its resources that are *told*."""
     containers = pod.spec.get("containers") or []
     before = pod.spec.get("initContainers") or []
     if len(containers) == 1 and not before:
-        return _gpus(limits_of(containers[0]))
+        return told(limits_of(containers[0]))
     sidecars, most_before, beside = Counter[str](), Counter[str](), Counter[str]()
     for container in before:
         if container.get("restartPolicy") == "Always":
-            sidecars += _gpus(limits_of(container))
+            sidecars += told(limits_of(container))
         else:
-            most_before |= sidecars + _gpus(limits_of(container))
+            most_before |= sidecars + told(limits_of(container))
     for container in containers:
-        beside += _gpus(limits_of(container))
+        beside += told(limits_of(container))
     return (sidecars + beside) | most_before
 
 
-def _held(pods: Iterable[Pod]) -> Counter[tuple[str, str]]:
-    """Return the GPUs that *pods* hold, by node and resource."""
+def _held(pods: Iterable[Pod], parts: Mapping[tuple[str, str], Node]) -> Counter[tuple[str, str]]:
+    """Return the GPUs that *pods* hold, by node and resource. *parts* are those that may be asked
+    for otherwise, by node and resource: a GPU of which a part is held is held.
+    """
     held = Counter[tuple[str, str]]()
     for pod in pods:
-        if pod.node:
-            held.update({(pod.node, of): number for of, number in pod_gpus(pod).items()})
+        if not pod.node:
+            continue
+        held.update({(pod.node, of): number for of, number in pod_gpus(pod).items()})
+        for part, number in _asked(pod, _parts).items() if parts else ():
+            if (node := parts.get((pod.node, part))) is not None:
+                held[pod.node, node.resource] += -(-number * node.gpus // node.parts[part])
     return held
+
+
+def _parts(resources: Json) -> Counter[str]:
+    named = {part for of in PARTS.values() for part in of}
+    return Counter({name: as_count(of) for name, of in resources.items() if name in named})
 
 
 def _gpus(resources: Json) -> Counter[str]:
@@ -573,7 +601,7 @@ def _gpus(resources: Json) -> Counter[str]:
         {
             name: number
             for name, quantity in resources.items()
-            if is_gpu(name) and (number := count(quantity)) > 0
+            if is_gpu(name) and (number := as_count(quantity)) > 0
         }
     )
 
