@@ -15,7 +15,7 @@ from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
 from twin.fit.request_csv import RequestRows
-from twin.fit.search import PERCENTILE_SPREAD, Expected, Misfit, prior_of
+from twin.fit.search import PERCENTILE_SPREAD, Expected, Family, Misfit, prior_of
 from twin.spec import LatencyModel, SpecError
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
@@ -121,6 +121,23 @@ def test_a_table_of_many_points_is_fitted_from_the_data_sheet_on(tmp_path: Path)
     assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.03)
     assert found.all_rows.e2e_mape < 0.01
     assert found.evaluations < 250
+
+
+@pytest.mark.slow
+def test_a_search_for_p_that_ends_at_the_sum_is_told_as_the_sum(tmp_path: Path) -> None:
+    """It keeps inside its bounds: p came out as 1.00007, and was told as a roofline of p 1."""
+    lines = ["concurrency,in_tokens,out_tokens,ttft_ms,tpot_ms"]
+    loads = ((1, 200, 51), (16, 200, 51), (48, 200, 51), (8, 2000, 30), (2, 100, 100))
+    for users, prompt, output in loads:
+        seen = at(OperatingPoint(users=users, input_tokens=prompt, output_tokens=output))
+        lines.append(f"{users},{prompt},{output},{seen.ttft_s * 1e3},{seen.itl_s * 1e3}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    roofline = Family(p=1.5, launch_share=0.2, scheduling="async")
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    found = fit_logs(read_logs(path), limits=limits, families=[roofline])
+    assert found.family.p == found.latency_model.p == 1.0
+    assert found.family.name == "sum, async scheduling"
 
 
 @pytest.mark.costly

@@ -193,7 +193,9 @@ def _of_points(first: PointSearch, others: Sequence[Family], seen: Sequence[Requ
     latency_model, overhead_ms = search.best()
     evaluations = search.evaluations
     for family in others:
-        another = first.like(replace(family, p=first.family.p if family.p != 1.0 else 1.0))
+        # From where the first ended, unless that is the sum, of which no form is searched for.
+        begin = first.family if 1.0 not in (family.p, first.family.p) else family
+        another = first.like(replace(family, p=begin.p))
         found = another.best()
         evaluations += another.evaluations
         if another.cost < search.cost:

@@ -25,6 +25,9 @@ WIDE = (0.05, 0.15, 0.15, 0.1, 0.01)
 # What is thought of the last two, and one standard deviation of it: p is 1.5 and more of H100s.
 FORM, FORM_SPREADS = (1.0 / 1.5, SEQUENCE_MS), (0.2, 0.01)
 ROUNDS = 12  # at most
+# A search keeps inside its bounds. What comes so near to one, as a share of their distance, is at
+# it: 1 / p of 1 is the sum.
+AT_BOUND = 1e-3
 # Slopes are taken anew so often; between, they follow what the steps show.
 FRESH = 3
 ENOUGH = 1e-3  # a share of the loss, of which a further round is not worth its time
@@ -57,7 +60,7 @@ class PointSearch(Search):
         )
         self.cost = float(found.cost)
         self.best_ms = begin_ms * np.exp(found.x[: len(COEFFICIENTS)])
-        self._family = self._formed(found.x[len(COEFFICIENTS) :])
+        self._family = self._formed(_at_bounds(found.x)[len(COEFFICIENTS) :])
         latency_model = self._model(self.best_ms)
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
 
@@ -89,6 +92,13 @@ class PointSearch(Search):
             return self._family
         sequence_ms = float(sum(form[1:]))
         return replace(self._family, p=1.0 / float(form[0]), sequence_ms=sequence_ms)
+
+
+def _at_bounds(values: Vector) -> Vector:
+    lowest, highest = np.array(LOWEST[: len(values)]), np.array(HIGHEST[: len(values)])
+    near = AT_BOUND * (highest - lowest)
+    low = np.where(values - lowest < near, lowest, values)
+    return np.where(highest - low < near, highest, low)
 
 
 class _Sloped:
