@@ -16,6 +16,7 @@ MODEL = LatencyModel(alpha_ms=6.0, beta_ms=0.02, gamma_ms=5e-5)
 CURVED = LatencyModel(
     alpha_ms=6.0, beta_ms=0.02, gamma_ms=5e-5, launch_ms=1.2, p=1.5, sequence_ms=0.015
 )
+fast = pytest.mark.skipif(not installed(), reason="needs the extra fast")
 requests = st.lists(
     st.tuples(st.floats(0.0, 0.3), st.integers(1, 900), st.integers(1, 300)),
     min_size=1,
@@ -38,7 +39,7 @@ def columns(found: Served) -> list[list[float]]:
     return [getattr(found, name).tolist() for name in Served.__slots__]
 
 
-@pytest.mark.skipif(not installed(), reason="needs the extra fast")
+@fast
 @given(
     requests=requests,
     model=st.sampled_from([MODEL, CURVED]),
@@ -76,12 +77,26 @@ def test_both_engines_serve_the_same(
             spec,
             max_batch=max_batch,
             users=users,
-            queue_max=queue_max if users is None else None,
+            queue_max=queue_max,
             compiled=compiled,
         )
         for compiled in (False, True)
     )
     assert columns(plain) == columns(quick)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=fast)])
+def test_users_that_ask_again_find_the_room_of_those_who_have_ended(*, compiled: bool) -> None:
+    """Without a queue, two that end together, in memory for three: neither is turned away."""
+    found = served(
+        batch([(0.0, 100, 1)] * 6, of_users=True),
+        EngineSpec(model="", accelerator="", latency_model=MODEL, kv_tokens=320),
+        max_batch=8,
+        queue_max=0,
+        users=2,
+        compiled=compiled,
+    )
+    assert len(found.arrival_s) == 6
 
 
 def test_users_ask_again_when_they_are_answered() -> None:

@@ -276,8 +276,11 @@ class Replica:
         """
         if self._queue_max or len(self._running) + len(self._waiting) >= self._max_batch:
             return False
-        held = self._blocks_held(self._iterations_before(now_s)) if self._length else 0
+        held = self._blocks_held(self._iterations_before(now_s))
         unit, size = self._unit, self._block_units
+        if self._partial is not None and not self._prefills:
+            # Between two iterations (who was told of an end asks), or in one of decodes alone.
+            held += -(-self._partial.context * unit // size)
         coming = sum(
             -(-(each.prompt_tokens + each.generated) * unit // size)
             for each in (*self._waiting, request)
@@ -444,6 +447,7 @@ class Replica:
             self._seen_s = self._start_s + duration_s(k - 1, self._c0_s, self._c1_s)
         g = self._iteration = self._iteration + k
         n = self._decodes
+        ended: list[Request] = []
         if n:
             if self._prefixes.idle_blocks and not self._prefills:
                 # Nothing is free as little as at the end of a segment: what grew took it.
@@ -465,11 +469,19 @@ class Replica:
                 offset = request.context_offset
                 self._offset_sum -= offset
                 self._kv.leave(offset)
-                self._finish(request, t)
+                ended.append(request)
         if self._prefills:
-            self._complete_prefills(t)
+            self._complete_prefills(t, ended)
+        if ended:
+            # Told when all is booked: who asks again at once finds the room that there is.
+            self._length = 0
+            for request in ended:
+                if request.blocks:
+                    self._prefixes.release(request.ticket)
+            for request in ended:
+                self._finish(request, t)
 
-    def _complete_prefills(self, t: float) -> None:
+    def _complete_prefills(self, t: float, ended: list[Request]) -> None:
         unit, step = self._unit, self._step
         telemetry = self.telemetry
         self._partial = None
@@ -490,7 +502,7 @@ class Replica:
             left = request.output_tokens - made
             if not left:
                 del self._running[request.ticket]
-                self._finish(request, t)
+                ended.append(request)
                 continue
             g = self._iteration
             offset = request.context_offset = context * unit - g * step
@@ -507,8 +519,6 @@ class Replica:
         request.generated = request.output_tokens
         request.last_token_s = seen_s = t + self._overhead_s
         self.outstanding -= 1
-        if request.blocks:
-            self._prefixes.release(request.ticket)
         # ReplicaTelemetry.finished written out.
         telemetry, e2e_s = self.telemetry, seen_s - request.submitted_s
         telemetry.ended_tokens += request.output_tokens

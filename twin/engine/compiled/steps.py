@@ -419,8 +419,10 @@ def blocks_held(s: State, r: int, done: int) -> int:
 def _room(s: State, r: int, prompt: int, generated: int, now_s: float) -> bool:
     if s.ints[r, QUEUE_MAX] or s.ints[r, RUNNING] + s.ints[r, WAITING] >= s.ints[r, MAX_BATCH]:
         return False
-    held = blocks_held(s, r, iterations_before(s, r, now_s)) if s.ints[r, LENGTH] else 0
+    held = blocks_held(s, r, iterations_before(s, r, now_s))
     size = s.ints[r, BLOCK]
+    if s.ints[r, PARTIAL] >= 0 and s.ints[r, PREFILL] < 0:
+        held += -(-s.requests[s.ints[r, PARTIAL], CONTEXT] // size)
     coming = -(-(prompt + generated) // size)
     slot = s.ints[r, WAIT_FIRST]
     for _ in range(s.ints[r, WAITING]):
@@ -533,8 +535,6 @@ def _finish(s: State, r: int, slot: int, t: float) -> None:
     s.buckets[r, E2E_AT + _bucket(_LATENCY, e2e_s)] += 1
     ints[r, FINISHED_OUTPUT] += s.requests[slot, OUTPUT]
     record(s, r, slot, seen_s, t, _FINISHED, _ZERO)
-    if ints[r, FOLLOWER] >= 0:
-        _follow(s, r, t)
 
 
 @inlined
@@ -591,7 +591,7 @@ def _complete(s: State, r: int, t: float) -> None:
         floats[r, SEEN_S] = floats[r, START_S] + duration_s(k - 1, c0_s, c1_s)
     g = ints[r, ITERATION] + k
     ints[r, ITERATION] = g
-    n = ints[r, DECODES]
+    n, successes = ints[r, DECODES], ints[r, SUCCESSES]
     if n:
         ints[r, CONTEXT_SUM] += n * k
         decoded(s, r, n, k, c0_s, c1_s, floats[r, DURATION_S])
@@ -605,6 +605,11 @@ def _complete(s: State, r: int, t: float) -> None:
             _finish(s, r, slot, t)
     if ints[r, PREFILL] >= 0:
         _complete_prefills(s, r, t)
+    if ints[r, FOLLOWER] >= 0:
+        ints[r, LENGTH] = 0
+        for _ in range(ints[r, SUCCESSES] - successes):
+            if ints[r, FOLLOWER] >= 0:
+                _follow(s, r, t)
 
 
 @inlined
