@@ -285,6 +285,35 @@ def test_a_rate_that_no_server_sees_is_told(tmp_path: Path):
     assert "unit: s, ms, us or ns" in note
 
 
+MOONCAKE_ROW = '{{"timestamp": {}, "input_length": 5, "output_length": 6}}'
+BURST_ROW = "{},GPT-4,5,6,11,API log"
+
+
+@pytest.mark.parametrize(
+    ("row", "gap", "read", "true"),
+    [
+        (MOONCAKE_ROW, 15, "ms", "s"),  # was 4,000 requests a minute in silence
+        (MOONCAKE_ROW.replace("}}", ', "chat_id": 1}}'), 1000, "s", "ms"),
+        (BURST_ROW, 1000, "s", "ms"),  # was one request in 17 minutes
+        ("{},5,6", 1000, "s", "ms"),
+    ],
+)
+def test_a_unit_that_nothing_tells_is_said_where_the_rate_is_unlikely(
+    tmp_path: Path, row: str, gap: int, read: str, true: str
+):
+    """Whole seconds and milliseconds look alike, and a thousand times off is another load."""
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    head = {BURST_ROW: [header], "{},5,6": [SERVEGEN.strip()]}.get(row, [])
+    text = "\n".join([*head, *(row.format(gap * n + n % 3) for n in range(60))])
+    path = write(tmp_path, text)
+    (note,) = read_trace(path).notes
+    assert f"read as {read}: are its times in another unit? (unit: s, ms, us or ns)" in note
+    right = read_trace(path, unit=true)  # type: ignore[arg-type] # one of TraceUnit
+    assert right.notes == ()
+    assert 3.0 < right.rate_rpm < 70.0
+    assert read_trace(path, unit=read).notes == ()  # type: ignore[arg-type] # as above
+
+
 @pytest.mark.parametrize(("spread", "shared"), [("random", False), ("even", False), ("none", True)])
 def test_requests_of_one_tick_are_spread_over_it_and_that_is_said(
     tmp_path: Path, spread: str, shared: bool

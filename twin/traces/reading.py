@@ -80,10 +80,17 @@ def read_trace(
                     rows = read_csv_rows(path.name, text, form, delimiter=delimiter_of(first))
         except UNREADABLE as error:
             raise _unreadable(path, error) from None
+    is_guess = isinstance(kind, str) and unit is None and _is_guess(rows, form)
     told = _to_seconds(path.name, rows, form, unit)
     if model is not None:
         rows = _of_model(path.name, rows, model)
-    trace = make_trace(path.name, rows, spread=spread, block_tokens=form.block_tokens)
+    trace = make_trace(
+        path.name,
+        rows,
+        spread=spread,
+        block_tokens=form.block_tokens,
+        guessed=form.unit if is_guess else None,
+    )
     return replace(trace, notes=(*told, *trace.notes)) if told else trace
 
 
@@ -344,6 +351,15 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
         blocks=blocks,
         block_counts=counts,
     )
+
+
+def _is_guess(rows: Columns, form: Format) -> bool:
+    """Tell whether the times could be in another unit for all that is known of them: they are no
+    dates, nor since 1970, nor has their column a unit in its name.
+    """
+    if form.unit == "date" or form.time.endswith(f"_{form.unit}") or not len(rows.times_s):
+        return False
+    return unit_since_1970(float(rows.times_s.min())) is None
 
 
 def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> list[str]:

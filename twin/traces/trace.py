@@ -20,6 +20,10 @@ Spread = Literal["random", "even", "none"]
 SHARED_PART_MIN, TICK_S_MIN = 0.02, 0.05
 # More than a server sees: the unit of the times is probably another one.
 RATE_RPM_MAX = 20_000.0
+# What traces have where nothing but the habit of a format tells their unit: a thousand times off is
+# outside for whatever has more than one request a minute and less than a thousand. Below it, a few
+# requests say nothing.
+USUAL_RPM, FEW_REQUESTS = (1.0, 1_000.0), 20
 
 PART = 2**20  # rows looked at together, so that what is made of them takes little memory
 # Tokens that blocks may have, and for how many prompts their number must be the one told.
@@ -124,9 +128,17 @@ class Columns:
         )
 
 
-def make_trace(source: str, rows: Columns, *, spread: Spread, block_tokens: int = 512) -> Trace:
+def make_trace(
+    source: str,
+    rows: Columns,
+    *,
+    spread: Spread,
+    block_tokens: int = 512,
+    guessed: str | None = None,
+) -> Trace:
     """Return the trace of *rows*: those that generated something, in order of time, from 0. *rows*
-    are used up.
+    are used up. *guessed* is the unit that their times were in, where nothing but their format
+    says so.
 
     Requests of one tick of a coarse clock came one after the other: they are spread over it, at
     random from the content of the trace (so the same for everybody) or evenly. Raise SpecError if
@@ -177,12 +189,26 @@ def make_trace(source: str, rows: Columns, *, spread: Spread, block_tokens: int 
         starts=starts,
         block_tokens=block_tokens,
     )
-    if trace.rate_rpm > RATE_RPM_MAX:
-        notes.append(
-            f"trace {source}: {trace.rate_rpm:,.0f} requests a minute over {trace.span_s:.3g} s: "
-            "are its times in another unit? (unit: s, ms, us or ns)"
-        )
+    told = _unlikely(trace, guessed)
+    if told:
+        notes.append(told)
     return Trace(**{name: getattr(trace, name) for name in Trace.__slots__} | {"notes": (*notes,)})
+
+
+def _unlikely(trace: Trace, guessed: str | None) -> str | None:
+    """Return a note if the rate is one that makes another unit of its times likely."""
+    few = len(trace.times_s) < FEW_REQUESTS
+    lowest, highest = USUAL_RPM if guessed else (0.0, RATE_RPM_MAX)
+    if trace.rate_rpm <= highest and (few or trace.rate_rpm >= lowest):
+        return None
+    rate = f"{trace.rate_rpm:,.0f}" if trace.rate_rpm > highest else f"{trace.rate_rpm:.2g}"
+    span = trace.span_s
+    length = f"{span:.3g} s" if span < 7200.0 else f"{span / 3600.0:,.0f} h"
+    read = f", its times read as {guessed}" if guessed else ""
+    return (
+        f"trace {trace.name}: {rate} requests a minute over {length}{read}: are its times in "
+        "another unit? (unit: s, ms, us or ns)"
+    )
 
 
 def _checksum(tokens: NDArray[np.int32], before: int) -> int:
