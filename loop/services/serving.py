@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import math
 import resource
 import signal
 import socket
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 # in the files that are left.
 BACKLOG = 32
 FILES_KEPT = 2 * BACKLOG  # for all that is not a connection to us
+# A connection that is cut leaves its task behind for a moment: while they are replaced there are
+# more of those than of connections, and uvicorn refuses requests by the larger number.
+TASKS_PER_CONNECTION = 2
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -75,23 +77,25 @@ def connections_max(wanted: int) -> int:
 class Connection(H11Protocol):
     """A connection that has to send the head of each request in time.
 
-    When there are too many, the one that has waited longest for a head gives way, so that slow
-    clients cannot keep probes out; if none waits, the new one does.
+    When there are too many, the one gives way that has owed the rest of a request for longest, so
+    that slow clients cannot keep probes out; then one that is kept open, then the oldest request
+    that is being answered.
     """
 
     _waiting: asyncio.TimerHandle | None = None  # for the head of a request
+    _since_s = 0.0  # when the request began, or the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let the connection in, or close it."""
+        """Let the connection in, and close another one if there are too many."""
         super().connection_made(transport)
+        self._since_s = self.loop.time()
         self._wait()
         assert self.limit_concurrency is not None
-        if len(self.connections) < self.limit_concurrency:
+        if len(self.connections) < self.limit_concurrency // TASKS_PER_CONNECTION:
             return
         others = cast("set[Connection]", self.connections)
-        idle = [each for each in others if each.is_idle and each is not self]
         log("connection-closed", f"{len(others)} connections: one is closed", level=logging.WARNING)
-        min(idle, key=lambda each: each.idle_since_s, default=self).cut()
+        min(others - {self}, key=lambda each: each.turn_to_go).cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -100,6 +104,9 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes; what they do not complete has to come in time."""
+        if self.is_idle and self._waiting is None:
+            # Not again while a body comes: a byte now and then buys no time.
+            self._since_s = self.loop.time()
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._wait_no_longer()
@@ -112,11 +119,10 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     @property
-    def idle_since_s(self) -> float:
-        """Return a time that tells who has waited longest for a head; those that have had one come
-        last.
-        """
-        return self._waiting.when() if self._waiting else math.inf
+    def turn_to_go(self) -> tuple[int, float]:
+        """Return a key by which connections are sorted: the least gives way first."""
+        owes = self._waiting is not None or self.conn.their_state is h11.SEND_BODY
+        return 0 if owes else 1 if self.is_idle else 2, self._since_s
 
     def cut(self) -> None:
         """End the connection at once, whatever waits to be sent."""
@@ -153,7 +159,7 @@ class Service(uvicorn.Server):
             http=Connection,
             ws="none",
             backlog=BACKLOG,
-            limit_concurrency=connections_max(door.connections_max),
+            limit_concurrency=TASKS_PER_CONNECTION * connections_max(door.connections_max),
             proxy_headers=False,
             timeout_graceful_shutdown=0.1,  # type: ignore[arg-type] # seconds to wait; whole ones are too coarse
         )

@@ -220,13 +220,40 @@ def test_a_body_without_an_end_is_refused(served: House) -> None:
     assert served.client.get("/healthz").status_code == 200
 
 
-def test_idle_connections_do_not_keep_probes_out(hasty: House) -> None:
-    """A probe that is not answered makes Kubernetes restart what works."""
+SLOW = {
+    "heads": "GET /",
+    "bodies": "POST /invoke HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nab",
+}
+
+
+@pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
+def test_slow_clients_do_not_keep_probes_out(hasty: House, text: str) -> None:
+    """A probe that is not answered makes Kubernetes restart what works. Those that drip have the
+    latest word, and yet are the first to go.
+    """
     with ExitStack() as stack:
-        for _ in range(3 * HASTY.connections_max):
-            stack.enter_context(closing(sent(hasty, "GET /")))
-        with httpx.Client(base_url=hasty.client.base_url, trust_env=False) as probe:
-            assert probe.get("/healthz").status_code == 200
+        slow: list[socket.socket] = []
+        for _ in range(3):
+            for _ in range(2 * HASTY.connections_max):
+                slow.append(stack.enter_context(closing(sent(hasty, text))))
+            for each in slow:
+                with suppress(OSError):
+                    each.sendall(b"a")
+            with httpx.Client(base_url=hasty.client.base_url, trust_env=False) as probe:
+                assert probe.get("/healthz").status_code == 200
+
+
+def test_a_connection_that_has_just_come_outlives_bodies_that_have_not() -> None:
+    """The head of a probe takes a moment as well, in which others may come."""
+    with house("actuator", HASTY) as served, ExitStack() as stack:
+        few = HASTY.connections_max - 2
+        for _ in range(few):
+            stack.enter_context(closing(sent(served, SLOW["bodies"])))
+        probe = stack.enter_context(closing(sent(served, "GET /healthz HTTP/1.1\r\n")))
+        for _ in range(few - 1):
+            stack.enter_context(closing(sent(served, SLOW["bodies"])))
+        probe.sendall(b"Host: localhost\r\nConnection: close\r\n\r\n")
+        assert answer_on(probe).startswith(b"HTTP/1.1 200 ")
 
 
 def test_there_are_fewer_connections_than_files() -> None:
