@@ -187,6 +187,7 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         pooled=state.pooled,
         queued_prompt_tokens=state.queued_prompt_tokens,
         preemptions=state.window.preemptions,
+        cache_hit_share=state.window.prefix_hit_share,
         waiting_pods=sum(pod.waiting > 0 and pod.phase != "draining" for pod in state.pods),
         gauges=state.gauges,
         pods=tuple(_pod_view(pod, now_s=now_s) for pod in state.pods),

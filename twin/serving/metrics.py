@@ -37,6 +37,8 @@ class Counters(NamedTuple):
     itl_count: int = 0
     itl_sum_s: float = 0.0
     preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
 
 
 @dataclass(slots=True)
@@ -88,7 +90,8 @@ class WindowFigures:
     counts every token generated. ITL is per token; its percentiles are those of steps over the mean
     number of tokens in one. percentiles_ms: of "ttft", "itl", "e2e" and "queue" each of
     PERCENTILES, as they come of the buckets of histograms; only of what was seen. preemptions are
-    how many requests lost their place in the KV cache.
+    how many requests lost their place in the KV cache. prefix_hit_share: of the prompt tokens that
+    were looked up in prefix caches, those found.
     """
 
     rate_rpm: float | None = None
@@ -102,6 +105,7 @@ class WindowFigures:
     output_tps: float | None = None
     percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     preemptions: int | None = None
+    prefix_hit_share: float | None = None
 
 
 LATEST_PART = 0.25  # of a window: what came lately
@@ -193,6 +197,8 @@ class PodSeries:
             reading.itl_count,
             reading.itl_sum_s,
             reading.preemptions,
+            reading.prefix_queries,
+            reading.prefix_hits,
         )
         counted = (
             *reading.ttft_buckets,
@@ -230,8 +236,8 @@ class TableTotals(NamedTuple):
     sums_s: npt.NDArray[np.float64]
 
 
-# Those of Counters that are no sums of times, and the preemptions.
-_COUNTERS = 7
+# Those of Counters that are no sums of times.
+_COUNTERS = 9
 
 
 class ServerSeries:
@@ -339,6 +345,9 @@ class ServerSeries:
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
             percentiles_ms=percentiles,
             preemptions=now.preemptions - then.preemptions,
+            prefix_hit_share=_mean(
+                now.prefix_hits - then.prefix_hits, now.prefix_queries - then.prefix_queries
+            ),
         )
 
     def _latest(self, least_s: float) -> tuple[float | None, float]:
@@ -369,9 +378,9 @@ def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:
 def _counters(totals: Counters | TableTotals) -> Counters:
     if isinstance(totals, Counters):
         return totals
-    *counters, itl_count, preemptions = totals.counted[:_COUNTERS].tolist()
+    *counters, itl_count, preemptions, queries, hits = totals.counted[:_COUNTERS].tolist()
     ttft_s, itl_s = totals.sums_s.tolist()
-    return Counters._make((*counters, ttft_s, itl_count, itl_s, preemptions))
+    return Counters._make((*counters, ttft_s, itl_count, itl_s, preemptions, queries, hits))
 
 
 def _mean(total: float, count: int) -> float | None:

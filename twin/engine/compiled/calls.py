@@ -309,6 +309,8 @@ def _read(s: State, r: int, after_s: float, out: Scraped) -> None:
     out_ints[at.S_TTFT] = ints[r, at.FIRST_TOKENS]
     out_ints[at.S_ITL] = generation - ints[r, at.FIRST_TOKENS]
     out_ints[at.S_PREEMPTIONS] = ints[r, at.PREEMPTIONS]
+    out_ints[at.S_PREFIX_QUERIES] = ints[r, at.PREFIX_QUERIES]
+    out_ints[at.S_PREFIX_HITS] = ints[r, at.PREFIX_HITS]
     out_ints[at.S_QUEUED_PROMPT] = queued_prompt_tokens(s, r)
     out_ints[at.S_RUNNING] = ints[r, at.RUNNING]
     out_ints[at.S_WAITING] = ints[r, at.WAITING]

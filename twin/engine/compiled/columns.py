@@ -71,12 +71,13 @@ _column = count()
 LOG_ARRIVAL_S, LOG_FIRST_S, LOG_END_S, LOG_ENGINE_S = (next(_column) for _ in range(4))
 LOG_FLOATS = next(_column)
 
-# What a scrape takes of a replica: twin.serving.metrics.Counters without its sums, preemptions, and
-# its gauges behind them.
+# What a scrape takes of a replica: twin.serving.metrics.Counters without its sums, and its gauges
+# behind them.
 _column = count()
 S_SUCCESSES, S_FINISHED_TOKENS, S_PROMPT, S_GENERATION, S_TTFT, S_ITL, S_PREEMPTIONS = (
     next(_column) for _ in range(7)
 )
+S_PREFIX_QUERIES, S_PREFIX_HITS = (next(_column) for _ in range(2))
 S_RUNNING, S_WAITING, S_QUEUED_PROMPT = (next(_column) for _ in range(3))
 SCRAPED_INTS = next(_column)
 _column = count()
