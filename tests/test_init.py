@@ -124,11 +124,16 @@ def test_a_fit_is_put_into_the_data_directory(tmp_path: Path, capsys: Capture) -
     assert main([*words, "--model", "llama-3.1-8b"]) == 0
     text = capsys.readouterr().out
     assert "data sheet" in text
+    line = f"wrote perfParms of llama-3.1-8b on H100 to {mine / 'model-data.json'}"
+    assert text.splitlines()[-1] == line  # nothing was said
     after = json.loads((mine / "model-data.json").read_text())["models"]
     assert after[1] == before[1]
     assert {**after[0], "perfParms": 0} == {**before[0], "perfParms": 0}
     assert after[0]["perfParms"]["alpha"] != before[0]["perfParms"]["alpha"]
-    assert main([*words, "--model", "other"]) == 0
+    assert main([*words, "--model", "other", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["family"] == "sum, sync scheduling"
+    assert err.endswith(": a new model\n")
     assert [
         row["name"] for row in json.loads((mine / "model-data.json").read_text())["models"]
     ] == [
@@ -151,12 +156,34 @@ def test_a_fit_goes_into_files_as_the_program_reads_them(tmp_path: Path) -> None
     path.write_text(json.dumps({"about": "mine", "Models": [{**row, "alpha": 9.0, "beta": 0.1}]}))
     options = Namespace(write=tmp_path, model="m", accelerator="H100", tp=1, max_batch=64)
     parms = {"alpha": 5.0, "beta": 0.02, "gamma": 1e-5}
-    write_row(options, parms, overhead_ms=7.0, at_tokens=512)
+    said = write_row(options, parms, overhead_ms=7.0, at_tokens=512)
+    assert said == f"wrote perfParms of m on H100 to {path}"
     written = json.loads(path.read_text())
     assert written == {
         "about": "mine",
         "Models": [{**row, "perfParms": {**parms, "overheadMs": 7.0}}],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "told"),
+    [
+        ("llama-3.1-8", "H100", ": a new model; did you mean llama-3.1-8b?"),
+        ("nosuch", "H100", ": a new model"),
+        ("llama-3.1-8b", "L40S", ": a new row, of a model that is there on other accelerators"),
+    ],
+)
+def test_a_row_that_a_fit_adds_is_told(tmp_path: Path, name: str, unit: str, told: str) -> None:
+    """A mistyped model became one more in silence, and the one that was meant stayed as it was."""
+    units = [{"name": each, "type": each, "cost": 400} for each in ("H100", "L40S")]
+    (tmp_path / "accelerator-data.json").write_text(json.dumps({"accelerators": units}))
+    row = {"name": "llama-3.1-8b", "acc": "H100", "maxBatchSize": 8, "atTokens": 512}
+    row |= {"alpha": 9, "beta": 1}
+    path = tmp_path / "model-data.json"
+    path.write_text(json.dumps({"models": [row]}))
+    options = Namespace(write=tmp_path, model=name, accelerator=unit, tp=1, max_batch=64)
+    said = write_row(options, {"alpha": 5.0}, overhead_ms=0.0, at_tokens=512)
+    assert said == f"wrote perfParms of {name} on {unit} to {path}{told}"
 
 
 @pytest.mark.parametrize(

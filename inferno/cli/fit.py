@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,13 +159,18 @@ def _run(options: Namespace) -> int:
             and options.scheduling in ("auto", family.scheduling)
         ],
     )
+    written = ""
     if options.write:
         longest = max(float(rows.output_tokens.mean()) for rows in logs)
-        write_row(options, perf_parms(result), overhead_ms=result.overhead_ms, at_tokens=longest)
+        written = write_row(
+            options, perf_parms(result), overhead_ms=result.overhead_ms, at_tokens=longest
+        )
     if options.json:
         print(json.dumps(fit_json(result), indent=2, allow_nan=False))
-        return EXIT_OK
-    print("\n".join([*left_out(logs), fit_text(result)]))
+    else:
+        print("\n".join([*left_out(logs), fit_text(result)]))
+    if written:
+        print(written, file=sys.stderr if options.json else sys.stdout)
     return EXIT_OK
 
 
@@ -183,14 +189,15 @@ def _prior(options: Namespace) -> Prior | None:
 
 def write_row(
     options: Namespace, parms: Mapping[str, object], *, overhead_ms: float, at_tokens: float
-) -> None:
+) -> str:
     """Put *parms* into the row of the model on the accelerator, which is added if there is none.
+    Return a line that says so.
 
     Raise SpecError if the directory does not know the accelerator, or is wrong.
     """
     from loop.schema.models import AcceleratorData, ModelData
     from loop.schema.parsing import read
-    from twin.datafile import read_json
+    from twin.datafile import did_you_mean, read_json
     from twin.spec import SpecError
 
     directory: Path = options.write
@@ -209,6 +216,7 @@ def write_row(
     key = next(key for key in document if key.lower() == "models")
     rows = document[key]
     pair = (options.model, options.accelerator)
+    told = ""
     if pair in pairs:
         # Whatever says the latency model now, in any case or as it was said before.
         row = rows[pairs.index(pair)]
@@ -218,8 +226,14 @@ def write_row(
         row = {"name": options.model, "acc": options.accelerator, "accCount": options.tp}
         row |= {"maxBatchSize": options.max_batch, "atTokens": max(int(at_tokens), 1)}
         rows.append(row)
+        names = [row.name for row in models]
+        if options.model in names:
+            told = ": a new row, of a model that is there on other accelerators"
+        else:
+            told = f": a new model{did_you_mean(options.model, names)}"
     row["perfParms"] = {**parms, "overheadMs": overhead_ms} if overhead_ms else dict(parms)
     path.write_text(document_text(document, key), encoding="utf-8")
+    return f"wrote perfParms of {options.model} on {options.accelerator} to {path}{told}"
 
 
 def document_text(document: Mapping[str, Any], key: str) -> str:
