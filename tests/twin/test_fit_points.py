@@ -14,6 +14,7 @@ from twin.fit.fitting import fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
+from twin.fit.report import fit_text
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import PERCENTILE_SPREAD, Expected, Family, Misfit, prior_of
 from twin.spec import LatencyModel, SpecError
@@ -100,6 +101,16 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.05)
     assert found.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.15)
     assert found.all_rows.e2e_mape < 0.01
+    assert "form: sum, sync scheduling" in fit_text(found)  # was in --json alone
+
+
+def test_a_table_of_too_few_points_is_told_in_points(tmp_path: Path) -> None:
+    """A summary of a run is one point: "rows" sent people to look for rows of a file."""
+    path = tmp_path / "table.csv"
+    path.write_text("rate_rps,in_tokens,out_tokens,ttft_ms,itl_ms\n1,512,256,32,7\n")
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    with pytest.raises(SpecError, match=r"expected at least 3 operating points .*found 1$"):
+        fit_logs(read_logs(path), limits=limits)
 
 
 @pytest.mark.slow

@@ -245,9 +245,8 @@ def _check_part(rows: RequestRows, part: slice) -> None:
     rows_min = POINTS_MIN if rows.points else ROWS_MIN
     if step != 1 or stop - start < rows_min:
         found = len(range(start, stop)) if step == 1 else 1
-        raise SpecError(
-            f"{rows.source}: expected at least {rows_min} consecutive rows to fit, found {found}"
-        )
+        what = "operating points (of one or more files)" if rows.points else "consecutive rows"
+        raise SpecError(f"{rows.source}: expected at least {rows_min} {what} to fit, found {found}")
 
 
 def _chosen(halves: Mapping[Family, ReplayScore], families: Sequence[Family]) -> Family:

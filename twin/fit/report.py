@@ -72,9 +72,9 @@ def fit_text(result: FitResult) -> str:
 
 
 def _families(result: FitResult) -> list[str]:
-    """Return which form was chosen, and why."""
+    """Return which form was found or chosen, and why."""
     if len(result.families) < 2:
-        return []
+        return ["", f"  form: {result.family.name}"]
     lines = [
         "",
         f"  chosen: {result.family.name}, as the 1st halves predict the 2nd ones",
