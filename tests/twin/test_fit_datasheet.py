@@ -19,7 +19,7 @@ from experiments.validation.datasheet_constants import (
     read_stages,
     usable,
 )
-from twin.fit.datasheet import CONSTANTS, estimate, find_accelerator, read_accelerators
+from twin.fit.datasheet import CONSTANTS, Dtype, estimate, find_accelerator, read_accelerators
 from twin.fit.model_config import model_facts, read_model
 from twin.spec import SpecError
 
@@ -140,6 +140,18 @@ def test_quantised_weights_are_read_faster_and_computed_as_fast_as_the_gpu_can()
     assert a100["fp8"].latency_model.alpha_ms < 0.65 * a100["bf16"].latency_model.alpha_ms
     assert "it has no fp8 units: computed at 16 bits" in a100["fp8"].weak
     assert any("4 bits" in reason for reason in awq.weak)
+
+
+def test_the_expected_error_is_the_one_that_was_seen_of_such() -> None:
+    """3 % stood above a line that said 37 to 50 %."""
+
+    def expected(model: str, gpu: str, dtype: Dtype = "bf16") -> tuple[float, float]:
+        found = estimate(MODELS[model], ACCELERATORS[gpu], dtype=dtype)
+        return found.expected_e2e, found.expected_ttft
+
+    assert expected("llama-3.1-8b", "H100") == (0.03, 0.07)
+    assert expected("llama-3.1-8b", "H200") == (0.18, 0.18)
+    assert expected("mixtral-8x7b", "H200", "fp8") == (0.5, 0.5)
 
 
 def test_more_gpus_share_weights_and_cache_and_pay_for_the_exchange() -> None:

@@ -90,7 +90,8 @@ class DataSheetModel:
     """What the formulas say of a model on an accelerator.
 
     kv_tokens is the KV capacity of a replica of *tp* GPUs, 0 if the weights do not fit. weak says
-    why the figures may be further off than usual.
+    why the figures may be further off than usual. expected_e2e and expected_ttft are the usual
+    errors, or the largest that was seen of what is weak.
     """
 
     model: ModelFacts
@@ -102,6 +103,8 @@ class DataSheetModel:
     kv_tokens: int
     weights_gb: float
     weak: tuple[str, ...]
+    expected_e2e: float = EXPECTED_E2E
+    expected_ttft: float = EXPECTED_TTFT
 
 
 def estimate(
@@ -132,6 +135,8 @@ def estimate(
     alpha_ms = constants.weights * weights / (tp * bandwidth) * 1e3
     alpha_ms += (constants.layer_ms + (constants.exchange_ms if tp > 1 else 0.0)) * model.layers
     kv_bytes = 2.0 * model.kv_values
+    weak = _weak(model, accelerator, precision=precision, tp=tp)
+    largest = max((seen for _, seen in weak), default=0.0)
     # A head is not split: with more GPUs than heads each GPU keeps a copy.
     kv_split = min(tp, model.kv_heads)
     return DataSheetModel(
@@ -158,7 +163,9 @@ def estimate(
             token_budget=token_budget,
         ),
         weights_gb=weights / 1e9,
-        weak=(*model.weak, *_weak(model, accelerator, precision=precision, tp=tp)),
+        weak=(*model.weak, *(reason for reason, _ in weak)),
+        expected_e2e=max(EXPECTED_E2E, largest),
+        expected_ttft=max(EXPECTED_TTFT, largest),
     )
 
 
@@ -180,22 +187,26 @@ def _kv_tokens(
 
 def _weak(
     model: ModelFacts, accelerator: Accelerator, *, precision: Dtype, tp: int
-) -> Sequence[str]:
+) -> Sequence[tuple[str, float]]:
+    """Return why the figures may be further off, each with the largest error that was seen of such
+    (0 if nobody measured).
+    """
     said = []
     if model.experts and precision == "fp8":
-        said.append("a mixture of experts in fp8: the time of a token was off by 37 to 50 %")
+        said.append(("a mixture of experts in fp8: the time of a token was off by 37 to 50 %", 0.5))
     if accelerator.is_workstation:
-        said.append("a workstation GPU: its FLOPS mislead, errors of 21 to 49 % were seen")
+        said.append(("a workstation GPU: its FLOPS mislead, errors of 21 to 49 % were seen", 0.49))
     if accelerator.name in ("H200", "B200"):
-        said.append("no measurement of this GPU was used; from H100 by the data sheet: 18 % off")
+        reason = "no measurement of this GPU was used; from H100 by the data sheet: 18 % off"
+        said.append((reason, 0.18))
     elif accelerator.vendor == "NVIDIA" and accelerator.reached is None:
-        said.append("no measurement of this GPU was used: others were 2 to 11 % off so")
+        said.append(("no measurement of this GPU was used: others were 2 to 11 % off so", 0.11))
     if accelerator.vendor != "NVIDIA":
-        said.append(f"no measurement of {accelerator.vendor} accelerators was used")
+        said.append((f"no measurement of {accelerator.vendor} accelerators was used", 0.0))
     if precision not in accelerator.tflops:
-        said.append(f"it has no {precision} units: computed at 16 bits")
+        said.append((f"it has no {precision} units: computed at 16 bits", 0.0))
     if tp > 4:
-        said.append("no measurement with more than 4 GPUs was used")
+        said.append(("no measurement with more than 4 GPUs was used", 0.0))
     return said
 
 
