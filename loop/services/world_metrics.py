@@ -86,6 +86,7 @@ class Refusals:
         return Concern(line=line, ready=self.looks <= REFUSED_READY_MAX)
 
 
+CONCERN = "concern"  # the kind of warning that is of no record: it is of the world as a whole
 NO_REFUSALS = Refusals()
 NAMED_MAX = 3
 
@@ -163,11 +164,12 @@ class WorldMetrics:
         )
         self._warnings = Counter(
             "inferno_warnings",
-            "Warnings by kind (data, observe, estimate, decide, apply, report).",
+            "Warnings by kind (data, observe, estimate, decide, apply, report; concern: a look in "
+            "which something was amiss with the world as a whole).",
             ["kind"],
             registry=registry,
         )
-        for kind in get_args(WarningKind):
+        for kind in (*get_args(WarningKind), CONCERN):
             # A series that appears with its first warning would hide that warning from rate().
             self._warnings.labels(kind)
         self._placed: dict[str, str] = {}  # accelerator by server, as shown
@@ -193,6 +195,8 @@ class WorldMetrics:
         self._silent = self._silent + 1 if seen.source_error else 0
         self._refusals = self._refusals.after(refused, taken=taken, there=seen.servers)
         self.concern = concern_of(seen, held, silent=self._silent, refusals=self._refusals)
+        if self.concern.line:
+            self.warn([CONCERN])
         self.hold(held)
         self._missing.clear()
         for name, view in seen.servers.items():

@@ -196,6 +196,15 @@ def test_warnings_are_counted_by_kind() -> None:
     assert page["inferno_warnings_total", "decide"] == 2.0
 
 
+def test_what_is_amiss_with_the_world_is_counted_in_each_look() -> None:
+    """Nobody can be alerted by a line of /readyz, which stays ready."""
+    metrics = ControllerMetrics()
+    assert shown(metrics.registry)["inferno_warnings_total", "concern"] == 0.0
+    for views in ((), (), (server_view("s1"),)):
+        metrics.observe(record(*views))
+    assert shown(metrics.registry)["inferno_warnings_total", "concern"] == 2.0
+
+
 def test_a_server_that_is_gone_leaves_all_metrics() -> None:
     """A last value that stays for ever looks like a server that is stuck."""
     metrics = ControllerMetrics()
