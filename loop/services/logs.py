@@ -46,6 +46,7 @@ Event = Literal[
     "load",  # what the emulator wrote
     "load-failed",  # what it could not write
 ]
+ALL_THE_SAME = frozenset({"connection-closed"})  # events of which one line tells all
 LIBRARY = "library"  # the event of lines that are not ours
 
 
@@ -80,7 +81,8 @@ class Sparingly(logging.Filter):
     one: whoever can cause a line must not be able to fill a disk.
 
     A kind is a logger, a level and an event (of libraries the first word). Of each, *burst* lines
-    may come at once and *per_s* a second later on; of those with a traceback a twentieth.
+    may come at once and *per_s* a second later on; a twentieth of those with a traceback, and of
+    those that all say the same.
     """
 
     def __init__(self, clock: Clock, *, burst: float = 200.0, per_s: float = 20.0) -> None:
@@ -96,7 +98,8 @@ class Sparingly(logging.Filter):
         kind = (record.name, record.levelno, word, bool(record.exc_info))
         if len(self._kinds) > KINDS_MAX:
             self._kinds.clear()
-        now_s, share = self._clock.now_s(), 0.05 if record.exc_info else 1.0
+        few = record.exc_info or word in ALL_THE_SAME
+        now_s, share = self._clock.now_s(), 0.05 if few else 1.0
         allowance = self._kinds.setdefault(kind, _Allowance(self._burst * share, now_s))
         gained = (now_s - allowance.since_s) * self._per_s * share
         allowance.left = min(self._burst * share, allowance.left + gained)

@@ -179,8 +179,10 @@ def test_a_flood_of_lines_is_cut_and_counted() -> None:
     for _ in range(1000):
         logger.warning("refused: %s", "something")
         logger.error("refused: with a traceback", exc_info=ValueError("no"))
+        logger.warning("8 connections: one is closed", extra={"event": "connection-closed"})
     logger.warning("another kind")
     assert [line["message"].split(":")[0] for line in lines(stream)].count("refused") == 21
+    assert [line["event"] for line in lines(stream)].count("connection-closed") == 1
     assert lines(stream)[-1]["message"] == "another kind"
     clock.time_s = 3.0
     logger.warning("refused: %s", "later")
