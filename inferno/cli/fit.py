@@ -56,7 +56,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         choices=("auto", "fit", "none"),
         default="auto",
         help="fit the time that a request spends outside the engine, in the client and in HTTP: "
-        "auto (default) for logs of clients, which JSON files are, not for a CSV",
+        "auto (default) for logs of clients, which JSON files are, and tables of operating points, "
+        "not for a CSV of requests",
     )
     _add_limits(parser)
     _add_choices(parser)
