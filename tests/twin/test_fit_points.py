@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twin.fit.fitting import fit_logs
+from twin.fit.fitting import alternating, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
@@ -102,6 +102,24 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert found.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.15)
     assert found.all_rows.e2e_mape < 0.01
     assert "form: sum, sync scheduling" in fit_text(found)  # was in --json alone
+
+
+@pytest.mark.parametrize("load", ["rate_rps", "concurrency"])
+def test_half_a_table_is_every_other_load(tmp_path: Path, load: str) -> None:
+    """A sweep that was cut in file order predicted its own end."""
+    loads = [*range(20, 0, -1)]
+    path = tmp_path / "table.csv"
+    lines = [f"{value},100,{100 + value},50,9" for value in loads]
+    path.write_text("\n".join([f"{load},in_tokens,out_tokens,ttft_ms,itl_ms", *lines]))
+    [rows] = read_logs(path)
+    found = alternating(rows)
+    assert [point.rate_rps or point.users for point in found.points] == [
+        *range(1, 20, 2),
+        *range(2, 21, 2),
+    ]
+    assert (found.output_tokens - 100).tolist() == [
+        point.rate_rps or point.users for point in found.points
+    ]
 
 
 def test_a_table_of_too_few_points_is_told_in_points(tmp_path: Path) -> None:

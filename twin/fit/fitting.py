@@ -72,6 +72,7 @@ class FitResult:
     highest: LatencyModel
     limits: ReplicaLimits
     fitted: slice
+    of_table: bool
     prior: Prior | None
     all_rows: ReplayScore
     fitted_rows: ReplayScore
@@ -136,6 +137,7 @@ def fit_logs(
         highest=highest,
         limits=limits,
         fitted=part,
+        of_table=of_points,
         prior=prior,
         all_rows=score_logs(logs, replays, of=slice(None)),
         fitted_rows=score_logs(logs, replays, of=part),
@@ -202,7 +204,7 @@ def _of_points(first: PointSearch, others: Sequence[Family], seen: Sequence[Requ
             search, (latency_model, overhead_ms) = another, found
     halves: dict[Family, ReplayScore] = {}
     if min(map(len, seen)) >= 2 * ROWS_MIN:
-        halves[search.family], tried = _halves(seen, search)
+        halves[search.family], tried = _halves(list(map(alternating, seen)), search)
         evaluations += tried
     return _End(
         search=search,
@@ -212,6 +214,19 @@ def _of_points(first: PointSearch, others: Sequence[Family], seen: Sequence[Requ
         evaluations=evaluations,
         is_near=True,
     )
+
+
+def alternating(rows: RequestRows) -> RequestRows:
+    """Return the operating points *rows* with every other one by load in the first half: a sweep
+    that is cut in two asks its light loads to tell the heavy ones.
+    """
+
+    def load(place: int) -> tuple[float, ...]:
+        point = rows.points[place]
+        return (point.users or 0, point.rate_rps or 0.0, point.input_tokens, point.output_tokens)
+
+    order = sorted(range(len(rows)), key=load)
+    return rows.in_order([*order[::2], *order[1::2]])
 
 
 def _of_a_table(families: Sequence[Family]) -> list[Family]:

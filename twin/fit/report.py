@@ -111,7 +111,8 @@ def _errors(result: FitResult) -> list[str]:
     if result.held_out:
         scores.append(("later requests", result.held_out))
     if result.check:
-        scores.append(("2nd half by 1st half", result.check))
+        what = "every 2nd by the rest" if result.of_table else "2nd half by 1st half"
+        scores.append((what, result.check))
     lines = [
         "",
         f"  {'replay with this model':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
