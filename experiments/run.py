@@ -5,7 +5,7 @@ happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -204,7 +204,7 @@ def _result(
         requests=requests,
         pods=pods,
         summary=summarise(requests, pods, cycles, sources=sources, window=window),
-        notes=sources.notes,
+        notes=(*sources.notes, *_not_fast(sources, cluster)),
         compiled_share=cluster.compiled_share,
         cpu_s=time.process_time() - begin_s,
     )
@@ -285,6 +285,18 @@ def _restlessness(desired: Sequence[Desired], window: Window) -> Scores:
 # It spares some 9 µs of CPU a request. To load what was compiled before takes 0.04 s, to compile
 # some 15 s, and 9 s for the estimate of tails: from so many requests on it is quicker.
 LOADED_PAYS, COMPILED_PAYS = 10_000, 2_500_000
+
+
+def _not_fast(sources: Sources, cluster: Cluster) -> Iterator[str]:
+    """Yield a note for each reason for which servers of a run that insists on the compiled engine
+    were served by the plain one.
+    """
+    if sources.config.engine != "fast":
+        return
+    plain = cluster.served_plain
+    for because in sorted(set(plain.values())):
+        servers = ", ".join(name for name in plain if plain[name] == because)
+        yield f"engine: served by the plain one, not fast: {servers} ({because})"
 
 
 def chosen_fast(sources: Sources) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,22 @@ def test_both_engines_give_one_run() -> None:
     for name, column in plain.requests.items():
         assert column.tobytes() == fast.requests[name].tobytes()
     assert (plain.compiled_share, fast.compiled_share) == (0.0, 1.0)
+
+
+@pytest.mark.slow
+def test_a_run_that_insists_on_the_compiled_engine_tells_whom_it_does_not_serve(
+    tmp_path: Path,
+) -> None:
+    """It ended in silence, and took ten times as long."""
+    pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
+    scenario = tmp_path / "users.yaml"
+    scenario.write_text("load:\n  - {users: 3, think_s: 20}\n")
+    closed = replace(SMALL, scenario=str(scenario), hours=0.01)
+    insists = run(replace(closed, engine="fast"))
+    told = [note for note in insists.notes if note.startswith("engine: ")]
+    assert insists.compiled_share == 0.0
+    assert told == [
+        f"engine: served by the plain one, not fast: {', '.join(insists.names)} "
+        "(each of its users waits for an answer)"
+    ]
+    assert not [note for note in run(closed).notes if note.startswith("engine: ")]

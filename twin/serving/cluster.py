@@ -272,6 +272,13 @@ class Cluster:
         return sum(arrivals for arrivals, compiled in came if compiled) / max(total, 1)
 
     @property
+    def served_plain(self) -> dict[str, str]:
+        """Return why the compiled engine cannot serve a server, of those that it cannot."""
+        return {
+            each.server.name: each.plain_because for each in self._deployments if each.plain_because
+        }
+
+    @property
     def capacity_history(self) -> list[CapacityChange]:
         """Return every change of capacity, the first at t = 0."""
         return self._ledger.history

@@ -15,7 +15,7 @@ import numpy as np
 import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, Chance, server_generator
-from twin.engine.compiled.visit import NO_STRETCH, Visit, fits_table
+from twin.engine.compiled.visit import NO_STRETCH, Visit, unfit
 from twin.engine.port import Engine, OnFinish, make_engine
 from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
@@ -81,27 +81,29 @@ class Deployment:
         self._freed = freed
         self._live = self.server.max_batch_change == "live"
         self._pods_made = 0
-        self._table = table if self._fits_table() else None
+        self.plain_because = self._unfit()  # why the compiled engine cannot serve it
+        self._table = None if self.plain_because else table
         if self._table is not None:
             self._table.make_server(index)
-        self.gateway.table, self.gateway.leave_table = self._table, self._leave_table
+        self.gateway.table, self.gateway.leave_table = self._table, self._leave_table_for_blocks
         self._start_ups = Chance(seed, index, START_UP)
         self._crashes = Chance(seed, index, CRASH)
 
-    def _fits_table(self) -> bool:
-        """Tell whether every replica that this server may get can be a row of a table."""
-        return all(
-            fits_table(engine)
+    def _unfit(self) -> str:
+        """Return why a replica that this server may get cannot be a row of a table."""
+        engines = (
+            engine
             for (model, _), engine in self._spec.engines.items()
             if model == self.server.model
         )
+        return next(filter(None, map(unfit, engines)), "")
 
     def watch(self, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request from now on and the instant at which its client has the
         end, as soon as the engine made it: pods are then followed from boundary to boundary.
         """
         self._ended = self.gateway.ended = ended
-        self._leave_table()
+        self._leave_table("each of its users waits for an answer")
         self.gateway.dispatched = self._follow
 
     @property
@@ -109,8 +111,12 @@ class Deployment:
         """Tell whether the compiled engine serves the requests."""
         return self._table is not None
 
-    def _leave_table(self) -> None:
+    def _leave_table_for_blocks(self) -> None:
+        self._leave_table("its trace has the blocks of prompts")
+
+    def _leave_table(self, because: str) -> None:
         """Let the plain engine serve this server from now on; nothing may be in flight."""
+        self.plain_because = because
         self._table = self.gateway.table = None
         for pod in self.pods:
             if pod.replica is not None:

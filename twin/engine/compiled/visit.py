@@ -19,8 +19,16 @@ Row = TypeVar("Row")
 
 def fits_table(spec: EngineSpec) -> bool:
     """Tell whether a replica of *spec* can be a row of a table."""
-    known = spec.engine == "plain" and spec.kv_cache == "counted"
-    return known and spec.tokens_per_step == 1.0
+    return not unfit(spec)
+
+
+def unfit(spec: EngineSpec) -> str:
+    """Return why a replica of *spec* cannot be a row of a table, nothing if it can."""
+    if spec.engine != "plain":
+        return f"its engine is {spec.engine}"
+    if spec.kv_cache != "counted":
+        return f"its KV cache is {spec.kv_cache}"
+    return "" if spec.tokens_per_step == 1.0 else "a step of its engine makes several tokens"
 
 
 class Stretch(NamedTuple):
