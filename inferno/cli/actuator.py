@@ -80,7 +80,7 @@ def _run(options: Namespace) -> int:
     with ExitStack() as stack:
         notes: list[str] = []
         types, gpus = _accelerators(settings, notes)
-        live = open_cluster(settings, choices, types=types, gpus=gpus, stack=stack)
+        live = open_cluster(settings, choices, types=types, gpus=gpus, capacity={}, stack=stack)
         app = make_actuator_app(
             live.backend,
             Owner(clock=MonotonicClock()),

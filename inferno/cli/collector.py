@@ -60,7 +60,9 @@ def _run(options: Namespace) -> int:
     )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="collector")
     with ExitStack() as stack:
-        backend = open_cluster(settings, choices, types={}, gpus={}, stack=stack).backend
+        backend = open_cluster(
+            settings, choices, types={}, gpus={}, capacity={}, stack=stack
+        ).backend
         app = make_collector_app(
             backend,
             Owner(clock=MonotonicClock()),

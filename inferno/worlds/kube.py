@@ -163,8 +163,14 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     if choices.speed != 1.0:
         policy = SpedPolicy(policy=policy, speed=choices.speed)
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
+    static = data.static()
     live = open_cluster(
-        settings, choices, types=types, gpus=gpus_per_replica(data.static()), stack=stack
+        settings,
+        choices,
+        types=types,
+        gpus=gpus_per_replica(static),
+        capacity={} if choices.from_nodes or static.optimizer.unlimited else static.capacity,
+        stack=stack,
     )
     return World(
         backend=live.backend,
@@ -209,12 +215,14 @@ def open_cluster(
     *,
     types: Mapping[str, str],
     gpus: Mapping[tuple[str, str], int],
+    capacity: Mapping[str, int],
     stack: ExitStack,
 ) -> LiveCluster:
     """Return the cluster that *settings* and *choices* name; *stack* closes it. Raise SpecError if
     there is none.
 
-    types: of accelerators, by name; gpus: of a replica, by (model, accelerator).
+    types: of accelerators, by name; gpus: of a replica, by (model, accelerator); capacity: that of
+    the data, to be compared with the nodes once.
     """
     from inferno.worlds.world import check_speed
     from loop.backends.kube.backend import KubeBackend
@@ -241,6 +249,7 @@ def open_cluster(
             labels_stand_in=choices.labels_stand_in,
             types=types,
             gpus=gpus,
+            capacity=capacity,
             pause_config_map=settings.pause_config_map,
             give_up_s=choices.give_up_s,
             window_s=settings.metrics_window_s,

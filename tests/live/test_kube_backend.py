@@ -279,6 +279,28 @@ def test_capacity_is_counted_from_nodes_where_that_is_wanted() -> None:
         }
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_data_that_allow_more_gpus_than_there_are_are_told_of_once(*, listed: bool) -> None:
+    """Pods beyond those wait in vain. Who may not list the nodes loses nothing else by it."""
+    types = {name: one.type for name, one in system().accelerators.items()}
+    settings = KubeSettings(
+        namespaces=("infer",), types=types, capacity={"A100": 99, "H100": 9, "L40S": 1}
+    )
+    with kube_world(settings=settings) as world:
+        if not listed:
+            match = Match(verbs=("list",), resources=("nodes",))
+            world.suffer(Fault(kind="error", match=match, status=403))
+        assert world.backend.observe().warnings == ()
+        world.create(manifest())
+        looks = [world.backend.observe().warnings for _ in range(2)]
+    told = [[line for line in lines if line.startswith("capacity: ")] for lines in looks]
+    line = (
+        "capacity: the data allow 9 H100, the nodes have 8 (correct capacity-data.json, or use "
+        "--capacity nodes)"
+    )
+    assert told == [[line] if listed else [], []]
+
+
 @pytest.mark.parametrize(
     ("watched", "seen"),
     [

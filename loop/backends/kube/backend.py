@@ -14,7 +14,7 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
 from loop.backends.kube.budgets import Budget, budget_note, read_budgets, strictest
-from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.client import NOT_FOUND, ApiError, Json, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.listing import (
     FORGET_S,
@@ -25,7 +25,13 @@ from loop.backends.kube.listing import (
     unlisted_lines,
 )
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
-from loop.backends.kube.nodes import Capacity, Shortages, read_capacity, without_growth
+from loop.backends.kube.nodes import (
+    Capacity,
+    Shortages,
+    above_nodes,
+    read_capacity,
+    without_growth,
+)
 from loop.backends.kube.patches import (
     asked_before,
     batch_note,
@@ -160,6 +166,7 @@ class KubeBackend:
         self._budgets: list[Budget] = []
         self._others: list[str] = []  # what is labelled and not looked after
         self._autoscalers_s: float | None = None  # of the latest look for them
+        self._allowed = self._settings.capacity  # until it is compared with the nodes
         self._noted: frozenset[str] = frozenset()
         self._surveyed: frozenset[str] = frozenset()
         self._models: dict[str, str] = {}  # of servers without a label, as their metrics say
@@ -242,6 +249,7 @@ class KubeBackend:
         warnings = (
             *_wrong_with(servers),
             *(capacity.warnings if capacity else ()),
+            *self._above_nodes(servers),
             *self._once(self._notes(servers, capacity, most, budgets, sights)),
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
             *([found.error] if found.error else []),
@@ -255,11 +263,10 @@ class KubeBackend:
             {name: view.pods for name, view in views.items()},
             measured=self._measured,
         )
-        by_type = capacity.by_type if capacity else None
         return Snapshot(
             now_s=now_s,
             servers=views,
-            capacity=by_type,
+            capacity=capacity.by_type if capacity else None,
             warnings=warnings,
             paused=paused,
             source_error=found.error,
@@ -329,15 +336,7 @@ class KubeBackend:
         servers = self._as_before(servers, unlisted={**without_pods, **unlisted}, old=unlisted)
         if nodes is None:
             return servers, None
-        capacity = read_capacity(
-            nodes.get(),
-            tenants=[
-                tenant_of(server, types=self._settings.types, gpus=self._settings.gpus)
-                for server in servers.by_name.values()
-            ],
-            others=servers.unowned,
-            types=frozenset(self._settings.types.values()),
-        )
+        capacity = self._read_capacity(nodes.get(), servers)
         if spaces_unknown := self._pods.unknown(without_pods):
             capacity = without_growth(
                 capacity,
@@ -347,6 +346,35 @@ class KubeBackend:
                 gpus=self._settings.gpus,
             )
         return servers, capacity
+
+    def _read_capacity(self, nodes: Sequence[Json], servers: Servers) -> Capacity:
+        return read_capacity(
+            nodes,
+            tenants=[
+                tenant_of(server, types=self._settings.types, gpus=self._settings.gpus)
+                for server in servers.by_name.values()
+            ],
+            others=servers.unowned,
+            types=frozenset(self._settings.types.values()),
+        )
+
+    def _above_nodes(self, servers: Servers) -> list[str]:
+        """Return, at the first look at servers, of which types the data allow more GPUs than there
+        are. Whoever may not list the nodes is not told.
+        """
+        if not servers.by_name or not self._allowed:
+            return []
+        allowed, self._allowed = self._allowed, {}
+        found = []
+        with suppress(ApiError):
+            found = self._client.nodes()
+        if not found:
+            return []
+        types = self._settings.types
+        used = {types.get(one.deployment.accelerator, "") for one in servers.by_name.values()}
+        lines = above_nodes(allowed, self._read_capacity(found, servers), used=used)
+        todo = "correct capacity-data.json, or use --capacity nodes"
+        return [f"capacity: {line} ({todo})" for line in lines]
 
     def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
         reduced_s = self._writer.reduced_s

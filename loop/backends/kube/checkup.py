@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import gpu_limit
 from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, UNAUTHORIZED, ApiError, KubeClient
-from loop.backends.kube.nodes import read_capacity
+from loop.backends.kube.nodes import above_nodes, read_capacity
 from loop.backends.kube.patches import tenant_of
 from loop.backends.kube.read import (
     Deployment,
@@ -47,6 +47,7 @@ PERMISSIONS: tuple[Permission, ...] = (
 # What it can do without, told by its beginning.
 SEES_AUTOSCALERS: Permission = ("list", "autoscaling", "horizontalpodautoscalers")
 AUTOSCALERS = "list horizontalpodautoscalers"
+LESS = "correct capacity-data.json, or use --capacity nodes"
 ROLE = "the ClusterRole inferno of yamls/deploy/deploy-loop.yaml allows it"
 CREDENTIALS = "check the address and the credentials of the kubeconfig"
 # By these words in images and command lines one knows an inference server.
@@ -350,15 +351,8 @@ def _capacity(client: KubeClient, servers: Servers, question: Question) -> Itera
     if question.from_nodes or data.optimizer.unlimited:
         return
     used = {question.types.get(one.deployment.accelerator, "") for one in servers.by_name.values()}
-    for kind in sorted(used & data.capacity.keys()):
-        if data.capacity[kind] > there.get(kind, 0):
-            yield Finding(
-                level="note",
-                subject="capacity",
-                text=f"the data allow {data.capacity[kind]} {kind}, the nodes have "
-                f"{there.get(kind, 0)}",
-                todo="correct capacity-data.json, or use --capacity nodes",
-            )
+    for line in above_nodes(data.capacity, found, used=used):
+        yield Finding(level="note", subject="capacity", text=line, todo=LESS)
 
 
 def _serves(deployment: Json) -> bool:

@@ -121,6 +121,20 @@ class Capacity:
     notes: tuple[str, ...] = ()
 
 
+def above_nodes(
+    allowed: Mapping[str, int], capacity: Capacity, *, used: Collection[str]
+) -> list[str]:
+    """Return a line for each type of those *used* of which the data have *allowed* more GPUs than
+    the nodes have: pods beyond those would wait for ever.
+    """
+    there = {kind: view.total for kind, view in capacity.by_type.items()}
+    return [
+        f"the data allow {allowed[kind]} {kind}, the nodes have {there.get(kind, 0)}"
+        for kind in sorted(used & allowed.keys())
+        if allowed[kind] > there.get(kind, 0)
+    ]
+
+
 def read_capacity(
     nodes: Iterable[Json],
     *,

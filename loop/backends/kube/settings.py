@@ -19,6 +19,7 @@ class KubeSettings:
     deletion_cost: before a reduction, tell the cluster what runs on each pod. window_s: how far
     back the figures of the source look (None: it has none).
 
+    capacity: what the data allow of GPUs by type, to be compared with the nodes at the first look.
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
     heard of.
@@ -31,6 +32,7 @@ class KubeSettings:
     labels_stand_in: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
     gpus: GpuCounts = field(default_factory=dict)
+    capacity: Mapping[str, int] = field(default_factory=dict)
     pause_config_map: str = ""
     give_up_s: float = 600.0
     window_s: float | None = None
