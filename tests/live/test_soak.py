@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import resource
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,9 @@ CYCLES = 60
 OPEN_MORE_MAX = 8  # connections of threads that come and go
 OBJECTS_MORE_MAX = 200 * (CYCLES - CYCLES // 2)  # the twin keeps some history, of bounded length
 
+# Texts and arrays are no objects of the collector's. The allocator may keep some pages.
+BYTES_MORE_MAX = 16 * 2**20
+
 
 def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
     """Holding is no answer: load walks, servers move and grow, and each cycle decides for all. What
@@ -53,7 +57,7 @@ def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
         seen = watching(twin)
         # The first shortage of GPUs loads the optimizers of SciPy, which are 20,000 objects.
         importlib.import_module("scipy.optimize")
-        held, open_then, objects_then, changes = [], 0, 0, 0
+        held, open_then, objects_then, bytes_then, changes = [], 0, 0, 0, 0
         for cycle in range(CYCLES):
             clock.time_s += PERIOD_S
             eventually(lambda: twin.cluster.now_s >= clock.time_s, "the twin keeps up")
@@ -64,6 +68,7 @@ def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
             changes += len(record.changes)
             if cycle == CYCLES // 2:
                 open_then, objects_then = descriptors(), len(gc.get_objects())
+                bytes_then = bytes_resident()
             if cycle >= WINDOW_CYCLES:
                 assert record.decision is not None
                 held += [one for one in record.decision.targets.values() if one.held]
@@ -71,6 +76,7 @@ def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
         assert changes > 1
         assert descriptors() <= open_then + OPEN_MORE_MAX
         assert len(gc.get_objects()) <= objects_then + OBJECTS_MORE_MAX
+        assert bytes_resident() <= bytes_then + BYTES_MORE_MAX
         eventually(lambda: len(seen) > changes, "the watch has told of the changes")
 
 
@@ -88,6 +94,12 @@ def watching(twin: ServedTwin) -> list[str]:
     began = threading.Thread(target=watch, daemon=True)
     began.start()
     return seen
+
+
+def bytes_resident() -> int:
+    """Return how much memory this process has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
 def descriptors() -> int:

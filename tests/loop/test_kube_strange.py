@@ -167,13 +167,26 @@ def test_an_object_with_anything_in_it_stops_no_other(kind: str, seed: int) -> N
     wrote. One list for a text in a budget ended each cycle, for all servers.
     """
     rng, made = random.Random(seed), objects()
-    whole = looked_at(objects())
     one = rng.choice(made[kind])
     mine = one["metadata"]["name"].partition("-")[0]
     spoil(rng, one)
-    views = looked_at(made)
-    if kind in ("deployments", "pods"):
-        for name in set(NAMES) - {mine}:
-            seen, before = views[name], whole[name]
-            assert (seen.wanted, seen.ready, seen.starting) == (2, before.ready, before.starting)
-            assert seen.gpus_reachable == before.gpus_reachable
+    check_others(made, mine if kind in ("deployments", "pods") else None)
+
+
+@pytest.mark.parametrize("strange", [[None], {"a": None}, None], ids=str)
+def test_a_variable_with_no_text_for_a_name_stops_no_other(strange: object) -> None:
+    """A name that cannot be hashed is one in ten thousand of what is drawn above."""
+    made = objects()
+    made["pods"][0]["spec"]["containers"][0]["env"][0]["name"] = strange
+    check_others(made, made["pods"][0]["metadata"]["name"].partition("-")[0])
+
+
+def check_others(made: Mapping[str, list[Json]], mine: str | None) -> None:
+    """Look at all that is *made*, and check that the servers but *mine* are seen as they are; None:
+    check none.
+    """
+    views, whole = looked_at(made), looked_at(objects())
+    for name in set(NAMES) - {mine} if mine else ():
+        seen, before = views[name], whole[name]
+        assert (seen.wanted, seen.ready, seen.starting) == (2, before.ready, before.starting)
+        assert seen.gpus_reachable == before.gpus_reachable
