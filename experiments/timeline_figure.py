@@ -175,7 +175,10 @@ def _sheet(
 
 def _wrapped(text: str, width_in: float) -> str:
     """Return *text* in lines that *width_in* has room for."""
-    return "\n".join(wrap(text, max(int(width_in / _CHARACTER_IN), 10))) or text
+    # A figure stays beside its unit: wrap breaks at no space but the plain one.
+    kept = text.replace("$ ", "$\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = wrap(kept, max(int(width_in / _CHARACTER_IN), 10))
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ") or text
 
 
 def _types(fleet: pd.DataFrame) -> list[str]:
