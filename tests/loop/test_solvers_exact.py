@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -130,6 +131,25 @@ def test_the_order_of_the_servers_does_not_matter(problem: Problem, order: objec
     first = {problem.names[i]: choice for i, choice in solve_exact(problem).choices.items()}
     second = {turned.names[i]: choice for i, choice in solve_exact(turned).choices.items()}
     assert first == second
+
+
+@pytest.mark.parametrize("places", list(permutations(range(3))))
+def test_who_goes_without_does_not_depend_on_the_order_of_the_servers(
+    places: tuple[int, ...],
+) -> None:
+    """Where it costs the same, and the greedy solution to begin with depends on it."""
+    names, options = ["a", "b", "c"], [[0, 1], [2], [3]]
+    problem = Problem(
+        names=[names[i] for i in places],
+        priority=[1, 1, 1],
+        options=[options[i] for i in places],
+        type=[0, 0, 1, 1],
+        units=[1, 1, 1, 1],
+        replicas=[1, 1, 1, 2],
+        score=[0.0] * 4,
+        capacity=[0, 2],
+    )
+    assert [problem.names[i] for i in solve_exact(problem).choices] == ["c"]
 
 
 def large_problem(servers: int, share: float) -> Problem:

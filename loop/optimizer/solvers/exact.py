@@ -8,7 +8,7 @@ the total score.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,28 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
     }
     if problem.capacity is None or _fits(problem, best.values()):
         return Answer(choices=best, gap=0.0, optimal=True)
+    names = problem.names
+    order = sorted(range(len(names)), key=names.__getitem__)
+    if order == list(range(len(names))):
+        return _solved(problem, time_limit_s=time_limit_s, gap=gap)
+    # Servers in the order of their names: what is as good must not depend on that in which they
+    # were given.
+    found = _solved(_turned(problem, order), time_limit_s=time_limit_s, gap=gap)
+    return replace(found, choices={order[i]: choice for i, choice in found.choices.items()})
+
+
+def _turned(problem: Problem, order: Sequence[int]) -> Problem:
+    """Return *problem* with its servers in another *order*."""
+    return replace(
+        problem,
+        names=[problem.names[i] for i in order],
+        priority=[problem.priority[i] for i in order],
+        options=[problem.options[i] for i in order],
+        weight=None if problem.weight is None else [problem.weight[i] for i in order],
+    )
+
+
+def _solved(problem: Problem, *, time_limit_s: float | None, gap: float) -> Answer:
     options = _options(problem)
     if not len(options.row):
         return Answer(choices={}, gap=0.0, optimal=True)
@@ -137,11 +159,9 @@ def _options(problem: Problem) -> _Options:
     """
     assert problem.capacity is not None, "unlimited capacity leaves nothing to solve"
     kept: list[tuple[int, int, int]] = []
-    # Servers in the order of their names: the answer must not depend on the order in which they
-    # were given.
-    for i in sorted(range(len(problem.names)), key=problem.names.__getitem__):
+    for i, rows in enumerate(problem.options):
         smallest: dict[int, int] = {}
-        for row in problem.options[i]:
+        for row in rows:
             kind, gpus = problem.type[row], problem.units[row] * problem.replicas[row]
             room = problem.capacity[kind] if gpus else 0
             if gpus <= room and gpus < smallest.get(kind, gpus + 1):
