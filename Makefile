@@ -68,7 +68,7 @@ fuzz: .venv/.installed-test  ## Try a thousand worlds on both engines, and a tho
 	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile fuzz
 
 quick: .venv/.installed-test  ## Run the tests that matter while working: not tests/live, not what is marked slow or costly
-	$(BIN)/python -m pytest -q -m "not slow and not costly" --ignore tests/live
+	$(BIN)/python -m pytest -q -m "not slow and not costly and not fuzz" --ignore tests/live
 
 snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew, and the copy of the alert rules
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/test_snapshots.py
