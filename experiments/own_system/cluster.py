@@ -13,12 +13,12 @@ from typing import Any
 from experiments.datasheet_files import BATCH_MAX, TOKEN_BUDGET, scheduling_of
 from loop.backends.kube.arguments import (
     BATCH_ARGUMENTS,
-    GPU_RESOURCES,
     TENSOR_PARALLEL,
     command_words,
     text_of,
     value_of,
 )
+from loop.backends.kube.gpus import GPU_RESOURCES
 from loop.backends.kube.labels import MANAGED
 from loop.backends.kube.nodes import Node, read_node
 from loop.backends.kube.read import Server, each_read

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import (
-    batch_of,
-    changed,
-    gpu_limits,
-    side_by_side,
-    with_changes,
-)
+from loop.backends.kube.arguments import batch_of, changed, with_changes
+from loop.backends.kube.gpus import gpu_limits, side_by_side
 from loop.signals.pods import stem_of
 
 Json = Mapping[str, Any]

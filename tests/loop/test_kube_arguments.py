@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loop.backends.kube.arguments import changed, gpu_limit, value_of, with_gpus
+from loop.backends.kube.arguments import changed, value_of, with_gpus
+from loop.backends.kube.gpus import gpu_limit
 
 ARGUMENT = "--max-num-seqs"
 PYTHON = "python3 -m"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from loop.backends.kube.arguments import gpu_limit
+from loop.backends.kube.gpus import gpu_limit
 from loop.backends.kube.nodes import Tenant, known_type, read_capacity, without_growth
 from loop.types import SharedGpus
 from tests.loop.kube_objects import Json, alive, node, pod, read, server

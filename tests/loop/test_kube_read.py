@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import engine_containers
+from loop.backends.kube.gpus import engine_containers
 from loop.backends.kube.read import (
     Servers,
     matched_model,

@@ -1,5 +1,5 @@
-"""The settings of a container: an argument of its command line and its GPUs; where they stand,
-what they are, and how they are changed; pure.
+"""The arguments of a container's command line: where they stand, what they are, and how they are
+changed, with its GPUs too; pure.
 
 An argument may be a word of its own, with its value behind it or behind a =, or stand inside a
 command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`); its value may be that of an
@@ -18,6 +18,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+from loop.backends.kube.gpus import GpuLimit, gpu_limit, gpu_limits
 from loop.backends.kube.scripts import (
     NEXT_COMMAND,
     VARIABLE,
@@ -31,21 +32,6 @@ from twin.magnitudes import BATCH_MAX, whole
 Json = Mapping[str, Any]
 
 SHELLS = ("sh", "bash", "ash", "dash", "zsh")
-# The resources that are GPUs.
-GPU_RESOURCES = (
-    "nvidia.com/gpu",
-    "amd.com/gpu",
-    "habana.ai/gaudi",
-    "gpu.intel.com/i915",
-    "gpu.intel.com/xe",
-    "ibm.com/aiu_pf",
-    "google.com/tpu",
-    "aws.amazon.com/neuron",
-    "huawei.com/Ascend910",
-)
-# Slices of a GPU (AMD's are named by their partitions), and shares of one that the device plugin
-# gives a name of its own.
-_PART = re.compile(r"nvidia\.com/(?:mig-.+|gpu\.shared)|amd\.com/[a-z]{3}_nps\d+")
 # How vLLM and SGLang are told to use several GPUs for one model.
 TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp-size", "--tp")
 # Other ways, which multiply with it.
@@ -93,11 +79,6 @@ _ENGINE = re.compile(
 _SERVES_NOBODY = re.compile(r"\S+ (?:bench|chat|complete|collect-env|run-batch)(?!\S)")
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 _SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
-
-
-def is_gpu(resource: str) -> bool:
-    """Tell whether a *resource* is GPUs, or parts of them."""
-    return resource in GPU_RESOURCES or _PART.fullmatch(resource) is not None
 
 
 # By which engines are told their batch size: vLLM, SGLang, TensorRT-LLM.
@@ -610,58 +591,6 @@ def _likeliest(containers: Sequence[Json]) -> Json:
     return next(one for one in containers if one.get("name") == name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuLimit:
-    """The GPUs of one container."""
-
-    container: str
-    resource: str
-    count: int
-
-
-def side_by_side(pod_spec: Json) -> list[Json]:
-    """Return the containers that run all the time in a pod of *pod_spec*: its containers, and init
-    containers that go on beside them (sidecars).
-    """
-    sidecars = [
-        one for one in pod_spec.get("initContainers") or () if one.get("restartPolicy") == "Always"
-    ]
-    return [*(pod_spec.get("containers") or ()), *sidecars]
-
-
-def gpu_limits(containers: Sequence[Json]) -> list[GpuLimit]:
-    """Return the GPUs of each of *containers* that has any."""
-    return [
-        GpuLimit(container=str(one.get("name") or ""), resource=resource, count=number)
-        for one in containers
-        for resource, quantity in limits_of(one).items()
-        if is_gpu(resource) and (number := count(quantity)) > 0
-    ]
-
-
-def engine_containers(containers: Sequence[Json]) -> frozenset[str]:
-    """Return the names of those of *containers* that have GPUs, or claim devices (DRA): each runs
-    an engine.
-    """
-    claiming = (one for one in containers if (one.get("resources") or {}).get("claims"))
-    return frozenset(
-        (
-            *(limit.container for limit in gpu_limits(containers)),
-            *(str(one.get("name") or "") for one in claiming),
-        )
-    )
-
-
-def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | None:
-    """Return the GPUs of the container that has the most of them; None if none has any.
-
-    *container*: look at this one only, if it has GPUs.
-    """
-    found = gpu_limits(containers)
-    named = [one for one in found if one.container == container]
-    return max(named or found, key=lambda one: one.count, default=None)
-
-
 def with_gpus(containers: Sequence[Json], limit: GpuLimit, number: int) -> Json:
     """Return what changes of the container of *limit*, with its name, so that it has *number* GPUs;
     nothing if it has.
@@ -693,20 +622,6 @@ def _first_of(containers: Sequence[Json], arguments: Sequence[str]) -> tuple[str
     """Return the first of *arguments* that has a number, and that."""
     told = ((name, value_of(containers, name)) for name in arguments)
     return next(((name, value) for name, value in told if value), None)
-
-
-def limits_of(container: Json) -> Json:
-    """Return the resources that *container* may have: an extended one is as much as it requests."""
-    resources = container.get("resources") or {}
-    limits: Json = resources.get("limits") or resources.get("requests") or {}
-    return limits
-
-
-def count(quantity: object) -> int:
-    """Return a count of GPUs; a quantity that is none (GPUs have no fractions) counts for
-    nothing.
-    """
-    return whole(str(quantity)) or 0
 
 
 def _same(name: str, argument: str) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import gpu_limit
 from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, UNAUTHORIZED, ApiError, KubeClient
+from loop.backends.kube.gpus import gpu_limit
 from loop.backends.kube.nodes import above_nodes, read_capacity
 from loop.backends.kube.patches import tenant_of
 from loop.backends.kube.read import (

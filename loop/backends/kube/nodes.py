@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from loop.backends.kube.arguments import GPU_RESOURCES, is_gpu, limits_of
-from loop.backends.kube.arguments import count as as_count
+from loop.backends.kube.gpus import GPU_RESOURCES, is_gpu, limits_of
+from loop.backends.kube.gpus import count as as_count
 from loop.backends.kube.labels import APPLY_NODE_SELECTOR, FOUND_MAX
 from loop.backends.kube.read import Pod, Server, as_text, each_read
 from loop.backends.kube.scheduling import obstacle

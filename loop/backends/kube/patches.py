@@ -11,14 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import (
-    changed,
-    engines_of,
-    gpu_limits,
-    side_by_side,
-    with_changes,
-    with_gpus,
-)
+from loop.backends.kube.arguments import changed, engines_of, with_changes, with_gpus
+from loop.backends.kube.gpus import gpu_limits, side_by_side
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
 from loop.backends.kube.rivals import Contest

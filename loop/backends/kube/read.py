@@ -13,17 +13,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import (
+from loop.backends.kube.arguments import batch_of, command_words, engines_of, value_of
+from loop.backends.kube.gpus import (
     GpuLimit,
-    batch_of,
-    command_words,
     engine_containers,
-    engines_of,
     gpu_limit,
     gpu_limits,
     limits_of,
     side_by_side,
-    value_of,
 )
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.objects import Object, Remembered, parsed
