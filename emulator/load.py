@@ -4,7 +4,7 @@ Knows no SimPy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -39,7 +39,8 @@ class ServerLoad:
     *replay*, arrivals and sizes come from a trace. If *counted*, each stretch of the curve has as
     many requests as it says, at random instants: a load that was counted has its chance in it
     already. With *users*, requests come from so many clients instead, who wait for each answer and
-    then think for think_s on the mean; of the nominal load only the tokens count.
+    then think for think_s on the mean; of the nominal load only the tokens count. Each of them has
+    conversations of so many *turns*, whose prompts begin with all that was said before.
     """
 
     server: str
@@ -55,6 +56,7 @@ class ServerLoad:
     replay: Replay | None = None
     users: int | None = None
     think_s: float = 0.0
+    turns: int = 1
     in_curve: Curve = field(default_factory=constant)
     out_curve: Curve = field(default_factory=constant)
     counted: bool = False
@@ -218,14 +220,8 @@ def _replayed_batch(
 
 def _blocks(
     trace: Trace, chosen: NDArray[np.int64], scale: float
-) -> tuple[list[tuple[int, ...]], int]:
+) -> tuple[list[Sequence[int]], int]:
     """Return the prompt blocks of the requests *chosen*, and the tokens of a block: a prompt that
     is scaled has as many blocks, of another length.
     """
-    if trace.blocks is None or trace.starts is None:
-        return [], 0
-    begins, ends = trace.starts[chosen].tolist(), trace.starts[chosen + 1].tolist()
-    found = [
-        tuple(trace.blocks[begin:end].tolist()) for begin, end in zip(begins, ends, strict=True)
-    ]
-    return found, max(round(trace.block_tokens * scale), 1)
+    return trace.blocks_of(chosen), max(round(trace.block_tokens * scale), 1)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from emulator.load import ARRIVALS, TOKENS, Batch, ServerLoad, batches
 from twin.arrivals import token_counts
 from twin.kernel import ARRIVAL, LOAD, Alarm, at
 from twin.request import Request
+from twin.traces.sessions import BLOCK, named_blocks
 
 if TYPE_CHECKING:
     import simpy
@@ -158,15 +160,26 @@ def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[Request]:
 
 # A user who was turned away tries again, but not at the same instant for ever.
 RETRY_S = 1.0
+CONVERSATION_BLOCKS = 2**32  # names for each, more than any has
 _DRAWN = 256  # token counts drawn at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Talk:
+    """A conversation: its number, the turns that were answered, and the tokens of these."""
+
+    number: int
+    turns: int = 0
+    tokens: int = 0
 
 
 class Users:
     """The users of one server: so many, of whom each has at most one request under way.
 
     After an answer a user thinks, for a time drawn from an exponential distribution of mean
-    *load*.think_s, and asks again; none asks from *until_s* on. *asked* is called with each request
-    as it is submitted.
+    *load*.think_s, and asks again; none asks from *until_s* on. With several turns the prompt is
+    then all that was said before, and new tokens after it; whoever was turned away begins anew.
+    *asked* is called with each request as it is submitted.
     """
 
     def __init__(
@@ -184,33 +197,56 @@ class Users:
         self._rng_think = load.generator(ARRIVALS)
         self._rng_tokens = load.generator(TOKENS)
         self._drawn: list[tuple[int, int]] = []
+        self._numbers = count()
+        self._talks: dict[Request, _Talk] = {}  # of the requests under way, of several turns
         for _ in range(load.users):
-            self._ask_at(self._think_s())
+            self._ask_at(self._think_s(), None)
 
     def ended(self, request: Request, end_s: float) -> None:
         """Learn that the client of *request* had its end at *end_s*: an answer, or none."""
         answered = request.last_token_s == end_s
         pause_s = self._think_s()
-        self._ask_at(end_s + (pause_s if answered else max(pause_s, RETRY_S)))
+        talk = self._talks.pop(request, None)
+        if talk is not None:
+            talk = _Talk(
+                number=talk.number,
+                turns=talk.turns + 1,
+                tokens=request.prompt_tokens + request.output_tokens,
+            )
+        goes_on = answered and talk is not None and talk.turns < self._load.turns
+        self._ask_at(
+            end_s + (pause_s if answered else max(pause_s, RETRY_S)), talk if goes_on else None
+        )
 
     def _think_s(self) -> float:
         mean_s = self._load.think_s
         return self._rng_think.exponential(mean_s) if mean_s else 0.0
 
-    def _ask_at(self, t_s: float) -> None:
+    def _ask_at(self, t_s: float, talk: _Talk | None) -> None:
         t_s = max(t_s, self._env.now)
         if self._until_s is None or t_s < self._until_s:
-            at(self._env, t_s, priority=ARRIVAL, action=partial(self._ask, t_s))
+            at(self._env, t_s, priority=ARRIVAL, action=partial(self._ask, t_s, talk))
 
-    def _ask(self, now_s: float) -> None:
+    def _ask(self, now_s: float, talk: _Talk | None) -> None:
         if not self._drawn:
             self._draw()
         prompt, output = self._drawn.pop()
         request = Request(
             server=self._load.server, arrival_s=now_s, prompt_tokens=prompt, output_tokens=output
         )
+        if self._load.turns > 1:
+            self._say(request, talk or _Talk(number=next(self._numbers)))
         self._asked(request)
         self._submit(request)
+
+    def _say(self, request: Request, talk: _Talk) -> None:
+        """Let *request* go on with *talk*."""
+        request.prompt_tokens += talk.tokens
+        goes_on = talk.turns + 1 < self._load.turns
+        number = named_blocks(request.prompt_tokens, request.output_tokens, goes_on=goes_on)
+        first = talk.number * CONVERSATION_BLOCKS
+        request.blocks, request.block_tokens = range(first, first + number), BLOCK
+        self._talks[request] = talk
 
     def _draw(self) -> None:
         load = self._load

@@ -66,6 +66,7 @@ __all__ = [
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
 USERS_MAX = 100_000
+TURNS_MAX = 10_000
 EVERY_MIN_S = 0.1
 COMPRESSION_MIN, COMPRESSION_MAX = 1e-3, 86_400.0  # a day in three years, and in a second
 PART_MAX = 1000.0  # times the GPUs that there are
@@ -151,8 +152,9 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
 def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
     total = hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode())
     for trace in (rule.replay.trace for rule in rules if rule.replay):
-        for column in (trace.times_s, trace.prompt_tokens, trace.output_tokens):
-            total.update(column.tobytes())
+        columns = (trace.times_s, trace.prompt_tokens, trace.output_tokens)
+        for column in (*columns, trace.blocks, trace.firsts):
+            total.update(b"" if column is None else column.tobytes())
     for rates in (rule.rates for rule in rules if rule.rates):
         for server, of_server in rates.items():
             total.update(server.encode())
@@ -173,6 +175,8 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
     for key in ("shape", "phases", "trace", "scale", "arrivals", "arrival_cv"):
         if users is not None and row.has(key):
             raise row.fail(key, expected="users or a rate, not both", found=["users", key])
+    if users is None and row.has("turns"):
+        raise row.fail("turns", expected="users, who have them", found=["turns"])
     if row.has("trace") and row.has("arrivals"):
         expected = "a trace or a process of arrivals, not both"
         raise row.fail("arrivals", expected=expected, found=["trace", "arrivals"])
@@ -195,6 +199,7 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         else None,
         users=users,
         think_s=row.number("think_s", at_least=0, default=0.0),
+        turns=row.whole("turns", at_least=1, at_most=TURNS_MAX, default=1),
         rates=_rates(row, base),
     )
 

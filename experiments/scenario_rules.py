@@ -44,6 +44,7 @@ class LoadRule:
     arrival_cv: float | None = None
     users: int | None = None
     think_s: float = 0.0
+    turns: int = 1
     rates: Mapping[str, Rates] | None = None
 
     def selects(self, server: Server) -> bool:
@@ -236,6 +237,7 @@ def _server_load(
         replay=rule.replay,
         users=rule.users,
         think_s=rule.think_s,
+        turns=rule.turns,
         in_curve=in_curve,
         out_curve=out_curve,
         counted=rates is not None,

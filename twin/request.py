@@ -61,8 +61,10 @@ class Request:
     replica's iteration counter, which stays constant while it decodes.
 
     blocks name the blocks of the prompt, block_tokens tokens each, if the source knows them: each
-    name stands for all that comes before it, too (twin.engine.prefix_cache). cached_tokens is what
-    the present replica found computed when it last began the request.
+    name stands for all that comes before it, too (twin.engine.prefix_cache). If there are more than
+    the prompt has, a conversation goes on with the answer: they are its blocks, and one more name
+    than it fills. cached_tokens is what the present replica found computed when it last began the
+    request.
 
     What else a source knows of a request is one more argument here, and one more column of the log
     below if it is to be recorded; no hand between them names the fields.

@@ -72,6 +72,18 @@ def test_the_next_request_comes_when_the_client_has_the_answer() -> None:
     assert frame["finish_s"][0] == pytest.approx(0.5 + 0.25)
 
 
+def test_a_conversation_goes_on_with_all_that_was_said() -> None:
+    """Four turns of 100 tokens and 50: each prompt is 150 longer, and finds the ones before."""
+    env, cluster, _ = world(one(), replace(LOAD, users=3, think_s=1.0, turns=4))
+    env.run(until=300.0)
+    frame = cluster.requests.frame()
+    found = set(frame["prompt_tokens"].tolist())
+    assert found == {100, 250, 400, 550}
+    # Whole blocks of 16, and never the last token of an answer: 144, 288, 448 of 1,300.
+    share = cluster.snapshot().servers["s"].window.prefix_hit_share
+    assert share == pytest.approx(880 / 1300, abs=0.03)
+
+
 def test_users_who_are_turned_away_try_again_later() -> None:
     """A full server must not be asked for ever at one instant."""
     env, cluster, _ = world(one(max_batch=2, queue_max=0), LOAD)
@@ -98,6 +110,12 @@ def test_a_scenario_has_users_or_a_rate() -> None:
     text = "load: [{server: s, users: 4, think_s: 1.5}]"
     rule = parse_scenario(text, name="n", source="n.yaml", base=Path()).load[0]
     assert (rule.users, rule.think_s) == (4, 1.5)
+    told = parse_scenario(
+        "load: [{users: 4, turns: 3}]", name="n", source="n.yaml", base=Path()
+    ).load[0]
+    assert (rule.turns, told.turns) == (1, 3)
+    with pytest.raises(SpecError, match="turns: expected users, who have them"):
+        parse_scenario("load: [{turns: 3}]", name="n", source="n.yaml", base=Path())
     with pytest.raises(SpecError, match="expected users or a rate, not both"):
         parse_scenario(
             "load: [{users: 4, scale: 2}]",

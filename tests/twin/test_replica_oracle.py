@@ -16,6 +16,7 @@ from twin.testing.replica_scripts import (
     differences,
     make_script,
     play_replica,
+    with_conversations,
     with_prefixes,
 )
 
@@ -66,6 +67,14 @@ def test_shared_prefixes_are_held_and_evicted_as_in_the_naive_replica(seed: int,
     them says.
     """
     script = with_prefixes(make_script(seed, grid), seed)
+    assert differences(script, rel=1e-9 if grid == "none" else 0.0) == []
+
+
+@pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
+@pytest.mark.parametrize("seed", first(6, range(60)))
+def test_the_blocks_of_answers_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
+    """A conversation goes on with the answer: what was generated is found, whole blocks of it."""
+    script = with_conversations(make_script(seed, grid), seed)
     assert differences(script, rel=1e-9 if grid == "none" else 0.0) == []
 
 

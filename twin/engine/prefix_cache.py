@@ -5,7 +5,7 @@ Two modes. By share: so much of every prompt is found, and each request counts i
 nobody knows who shares with whom. By blocks: a request names the blocks of its prompt, each name
 standing for all that comes before it too (as in Mooncake's traces). Blocks of one name are held
 once while anybody uses them, and stay, idle, until the memory is needed: the least recently used go
-first.
+first. Names beyond the prompt are those of the answer, where a conversation goes on with it.
 """
 
 from __future__ import annotations
@@ -111,13 +111,27 @@ class PrefixCache:
         """Cache the blocks of *request* up to *computed* tokens, as the iteration begins that
         computes them. What another one has computed meanwhile stays the other's.
         """
-        names, size = self._held[request.ticket], self._size
-        step, prompt = request.block_tokens, request.prompt_tokens
-        first = len(names)
-        for index in range(first, len(request.blocks)):
-            end = min((index + 1) * step, prompt)
+        prompt = request.prompt_tokens
+        if (len(request.blocks) - 1) * request.block_tokens >= prompt:
+            # The block in which the answer begins is whole only with it.
+            prompt -= prompt % request.block_tokens
+        self._name(request, min(prompt, computed), prompt)
+
+    def end(self, request: Request) -> None:
+        """Cache what has a name of the answer of *request*, which ends, and let go of all."""
+        if (len(request.blocks) - 1) * request.block_tokens >= request.prompt_tokens:
+            # The last token of an answer is never computed upon.
+            computed = request.prompt_tokens + request.output_tokens - 1
+            self._name(request, computed, computed - computed % request.block_tokens)
+        self.release(request.ticket)
+
+    def _name(self, request: Request, computed: int, text: int) -> None:
+        """Cache the blocks of *request* whose part of its *text* tokens is *computed*."""
+        names, size, step = self._held[request.ticket], self._size, request.block_tokens
+        for index in range(len(names), len(request.blocks)):
+            end = min((index + 1) * step, text)
             name = request.blocks[index]
-            if end > computed or index * step >= prompt or name in self._entries:
+            if end > computed or index * step >= text or name in self._entries:
                 break
             blocks = end // size - index * step // size
             self._entries[name] = _Entry(end=end // size * size, blocks=blocks)

@@ -477,7 +477,7 @@ class Replica:
             self._length = 0
             for request in ended:
                 if request.blocks:
-                    self._prefixes.release(request.ticket)
+                    self._prefixes.end(request)
             for request in ended:
                 self._finish(request, t)
 

@@ -62,6 +62,12 @@ class Job:
         self.last_token_s = nan
         self.names: list[int] = []
 
+    @property
+    def has_named_answer(self) -> bool:
+        """Tell whether there are more names than the prompt has blocks."""
+        prompt = -(-self.request.prompt_tokens // self.request.block_tokens)
+        return len(self.request.blocks) > prompt
+
 
 class CachedBlocks:
     """The blocks of the prompt's part that one name stands for: who uses them, and up to which
@@ -290,16 +296,35 @@ class NaiveReplica:
 
     def cache_prefix(self, job: Job) -> None:
         """Cache the blocks of the prompt that this iteration computes to their end."""
-        request, size = job.request, self.block_size
+        request, step = job.request, job.request.block_tokens
         for index in range(len(job.names), len(request.blocks)):
-            name = request.blocks[index]
-            end = min((index + 1) * request.block_tokens, request.prompt_tokens)
-            begin = index * request.block_tokens
-            if end > job.context + job.chunk or begin >= end or name in self.cached:
+            end = min((index + 1) * step, request.prompt_tokens)
+            answer_follows = job.has_named_answer and end < (index + 1) * step
+            if answer_follows or end > job.context + job.chunk or index * step >= end:
                 break
-            blocks = end // size - index * request.block_tokens // size
-            self.cached[name] = CachedBlocks(end=end // size * size, blocks=blocks)
-            job.names.append(name)
+            if not self.cache_block(job, index, end):
+                break
+
+    def cache_answer(self, job: Job) -> None:
+        """Cache the blocks that the answer fills, all but its last token."""
+        request, step = job.request, job.request.block_tokens
+        computed = request.prompt_tokens + request.output_tokens - 1
+        index = len(job.names)
+        while job.has_named_answer and index < len(request.blocks):
+            end = (index + 1) * step
+            if end > computed or not self.cache_block(job, index, end):
+                break
+            index += 1
+
+    def cache_block(self, job: Job, index: int, end: int) -> bool:
+        """Cache what is named by the name at *index*, up to token *end*, unless it is cached."""
+        name, size = job.request.blocks[index], self.block_size
+        if name in self.cached:
+            return False
+        blocks = end // size - index * job.request.block_tokens // size
+        self.cached[name] = CachedBlocks(end=end // size * size, blocks=blocks)
+        job.names.append(name)
+        return True
 
     def give_back(self, job: Job) -> None:
         """Free the blocks of *job* that nobody else uses."""
@@ -344,6 +369,7 @@ class NaiveReplica:
         job.last_token_s = now_s
         if job.generated == request.output_tokens:
             self.running.remove(job)
+            self.cache_answer(job)
             self.give_back(job)
             self.successes += 1
             self.e2e.observe(now_s + self.overhead_s - request.submitted_s)

@@ -111,6 +111,24 @@ def with_prefixes(script: Script, seed: int) -> Script:
     return replace(script, events=tuple(map(named, script.events)))
 
 
+def with_conversations(script: Script, seed: int) -> Script:
+    """Return *script* with requests of a few conversations: each goes on, or begins anew, with as
+    much as it has tokens, and of most the answer has names too.
+    """
+    rng = Random(seed)  # noqa: S311 as above
+
+    def named(event: tuple[float, int, str, Any]) -> tuple[float, int, str, Any]:
+        if event[2] != "submit" or rng.random() < 0.1:
+            return event
+        _, prompt, output = event[3]
+        whole, filled = prompt // BLOCK_TOKENS, (prompt + output) // BLOCK_TOKENS
+        goes_on = filled > whole and rng.random() < 0.8
+        begin = 1000 * rng.randrange(3)
+        return *event[:3], (*event[3], *range(begin, begin + (filled + 1 if goes_on else whole)))
+
+    return replace(script, events=tuple(map(named, script.events)))
+
+
 def _draw_latency_model(rng: Random, grid: Grid) -> LatencyModel:
     if grid == "integer":
         return LatencyModel(alpha_ms=10_000.0, beta_ms=0.0, gamma_ms=0.0)

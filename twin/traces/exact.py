@@ -15,7 +15,8 @@ import numpy as np
 from twin.datafile import LONGEST_FOUND, listed
 from twin.fit.request_csv import delimiter_of
 from twin.spec import SpecError
-from twin.traces.formats import TOKENS_MAX, Format
+from twin.traces.formats import TOKENS_MAX, Format, session_column
+from twin.traces.sessions import Numbers
 from twin.traces.trace import Columns
 
 # Dates are counted from here: since 1970 a float has no digits left for microseconds.
@@ -49,6 +50,8 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter:
             raise SpecError(f"{source}: line 1: expected {expected}, found {listed(header)}")
     time_at, in_at, out_at = (header.index(name) for name in (form.time, form.prompt, form.output))
     model_at = header.index(form.model) if form.model else None
+    session_at = header.index(form.session) if form.session else None
+    numbers, sessions = Numbers(), array("q")
     seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float
     times_s, prompts, outputs = array("d"), array("i"), array("i")
     models = []
@@ -59,11 +62,14 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter:
         outputs.append(_count(where, header[out_at], values[out_at]))
         if model_at is not None:
             models.append(values[model_at])
+        if session_at is not None:
+            sessions.append(numbers.of(values[session_at]))
     return Columns(
         times_s=np.array(times_s, dtype=np.float64),
         prompt_tokens=np.array(prompts, dtype=np.int32),
         output_tokens=np.array(outputs, dtype=np.int32),
         models=None if model_at is None else np.array(models, dtype=object),
+        sessions=None if session_at is None else np.array(sessions, dtype=np.int64),
     )
 
 
@@ -90,6 +96,8 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     """
     times_s, prompts, outputs = array("d"), array("i"), array("i")
     blocks, counts = array("q"), array("i")
+    numbers, sessions, parents = Numbers(), array("q"), array("q")
+    session = form.session
     for where, entry, text in _entries(source, lines):
         names = (form.time, form.prompt, form.output)
         if not isinstance(entry, dict) or any(name not in entry for name in names):
@@ -102,12 +110,18 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
         of_prompt = _blocks(where, form.hashes, entry.get(form.hashes))
         blocks.extend(of_prompt)
         counts.append(len(of_prompt))
+        session = session or (session_column(form, entry) if len(counts) == 1 else "")
+        if session:
+            sessions.append(numbers.of(entry.get(session)))
+            parents.append(numbers.of(entry.get(form.parent)))
     return Columns(
         times_s=np.array(times_s, dtype=np.float64),
         prompt_tokens=np.array(prompts, dtype=np.int32),
         output_tokens=np.array(outputs, dtype=np.int32),
         blocks=np.array(blocks, dtype=np.int64),
         block_counts=np.array(counts, dtype=np.int32),
+        sessions=np.array(sessions, dtype=np.int64) if session else None,
+        parents=np.array(parents, dtype=np.int64) if form.parent else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from twin.datafile import LONGEST_FOUND
 from twin.registry import is_elsewhere, resolve
 from twin.spec import SpecError
+from twin.traces.sessions import NAMES as SESSIONS
 from twin.traces.trace import Columns
 
 TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own", "log"]
@@ -35,7 +36,8 @@ OF_TODAY_S = (1.5e9, 2.2e9)
 class Format:
     """Columns of a format: its time, prompt tokens, output tokens, and where it has one, the model
     and the hashes of its prompt's blocks, of block_tokens each. also: further columns that tell it
-    from others.
+    from others. session is the column of conversations (without it, any that is called so), and
+    parent that of the row which each goes on with, if each has a session of its own.
     """
 
     time: str
@@ -44,6 +46,8 @@ class Format:
     unit: TraceUnit
     model: str = ""
     hashes: str = ""
+    session: str = ""
+    parent: str = ""
     block_tokens: int = 512
     also: tuple[str, ...] = ()
     lines: bool = False  # JSON lines instead of CSV
@@ -51,8 +55,8 @@ class Format:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
-        model = (self.model,) if self.model else ()
-        return (self.time, *model, self.prompt, self.output, *self.also)
+        told = [name for name in (self.model, self.session) if name and name not in self.also]
+        return (self.time, *told, self.prompt, self.output, *self.also)
 
 
 # Of formats that share columns the more particular one comes first.
@@ -82,6 +86,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             output="output_length",
             unit="s",
             hashes="hash_ids",
+            session="chat_id",
+            parent="parent_chat_id",
             block_tokens=16,
             also=("chat_id",),
             lines=True,
@@ -152,8 +158,17 @@ def as_written(form: Format, header: Collection[str]) -> Format:
         prompt=written(form.prompt),
         output=written(form.output),
         model=form.model and written(form.model),
+        session=written(form.session) if form.session else session_column(form, header),
+        parent=form.parent and written(form.parent),
         also=tuple(map(written, form.also)),
     )
+
+
+def session_column(form: Format, header: Collection[str]) -> str:
+    """Return the column of *header* that tells conversations, "" if there is none."""
+    taken = {form.time, form.prompt, form.output, form.model}
+    found = [name for name in header if _folded(name) in SESSIONS and name not in taken]
+    return found[0] if len(found) == 1 else ""
 
 
 def _folded(name: str) -> str:

@@ -35,8 +35,10 @@ from twin.traces.formats import (
     format_of,
     recognise_columns,
     recognise_keys,
+    session_column,
     unit_since_1970,
 )
+from twin.traces.sessions import Numbers
 from twin.traces.trace import Columns, Spread, Trace, make_trace
 
 CHUNK_ROWS = 500_000
@@ -244,26 +246,29 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         return None
     try:
         if form.lines:
-            return None if first.lstrip().startswith("[") else _fast_lines(path, form)
+            return None if first.lstrip().startswith("[") else _fast_lines(path, form, first)
         header = header_of(first)
         if any(header.count(column) != 1 for column in form.columns):
             return None
-        return _fast_csv(path, form, delimiter_of(first))
+        return _fast_csv(path, form, first)
     except (ValueError, TypeError, KeyError, OverflowError, csv.Error, *UNREADABLE):
         # Which line it is, and what is wrong with it, is the exact way's to say.
         return None
 
 
-def _fast_csv(path: Path, form: Format, delimiter: str) -> Columns | None:
+def _fast_csv(path: Path, form: Format, first: str) -> Columns | None:
     import pandas as pd
 
+    delimiter = delimiter_of(first)
     wanted = list(form.columns)
-    parts = []
+    header = next(csv.reader([first], delimiter=delimiter))
+    texts = [name for name in header if name.strip() in {form.model, form.session} - {""}]
+    numbers, parts = Numbers(), []
     with pd.read_csv(
         path,
         sep=delimiter,
         usecols=lambda name: str(name).strip() in wanted,
-        dtype={form.model: str} if form.model else None,
+        dtype=dict.fromkeys(texts, str),
         chunksize=CHUNK_ROWS,
         encoding="utf-8-sig",
         on_bad_lines="error",
@@ -274,8 +279,16 @@ def _fast_csv(path: Path, form: Format, delimiter: str) -> Columns | None:
             if part is None:
                 return None
             models = chunk[form.model].fillna("").to_numpy(dtype=object) if form.model else None
-            parts.append([*part, models])
+            sessions = _numbered(numbers, chunk[form.session]) if form.session else None
+            parts.append([*part, models, None, None, sessions])
     return _joined(parts)
+
+
+def _numbered(numbers: Numbers, names: Any) -> Any:
+    """Return the number of each of *names*, a column, of which there are far fewer than rows."""
+    codes, known = names.factorize()
+    # Of what is missing the code is -1, and so is the last number.
+    return np.append(numbers.of_all(known), -1)[codes]
 
 
 def _times(column: Any, form: Format) -> Any:
@@ -288,16 +301,21 @@ def _times(column: Any, form: Format) -> Any:
     return (moments - pd.Timestamp("2020-01-01", tz="UTC")).dt.total_seconds().to_numpy()
 
 
-def _fast_lines(path: Path, form: Format) -> Columns | None:
+def _fast_lines(path: Path, form: Format, first: str) -> Columns | None:
     import pyarrow as pa
     import pyarrow.json as pj
 
+    entry = json.loads(first)
+    session = form.session or session_column(form, entry)
+    chats = [name for name in (session, form.parent) if name]
     fields = [
         (form.time, pa.float64()),
         (form.prompt, pa.float64()),
         (form.output, pa.float64()),
         (form.hashes, pa.list_(pa.int64())),
+        *((name, pa.string() if isinstance(entry[name], str) else pa.int64()) for name in chats),
     ]
+    numbers = Numbers()
     options = pj.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
     try:
         parts: list[list[Any]] = []
@@ -311,7 +329,8 @@ def _fast_lines(path: Path, form: Format) -> Columns | None:
                 if blocks.null_count:
                     return None
                 counts = batch[form.hashes].value_lengths().fill_null(0)
-                parts.append([*part, None, blocks.to_numpy(), counts.to_numpy()])
+                told = [numbers.of_all(batch[name].to_pylist()) for name in chats]
+                parts.append([*part, None, blocks.to_numpy(), counts.to_numpy(), *told])
     except pa.ArrowException:
         return None
     return _joined(parts)
@@ -339,7 +358,8 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
         )
         for part in parts:  # never the parts and the whole of more than one column
             part[place] = None
-    times_s, prompts, outputs, models, blocks, counts = (*columns, None, None)[:6]
+    columns += [None] * (8 - len(columns))
+    times_s, prompts, outputs, models, blocks, counts, sessions, parents = columns
     assert times_s is not None
     assert prompts is not None
     assert outputs is not None
@@ -350,6 +370,8 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
         models=models,
         blocks=blocks,
         block_counts=counts,
+        sessions=sessions,
+        parents=parents,
     )
 
 

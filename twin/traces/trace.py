@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from twin.spec import SpecError
+from twin.traces.sessions import BLOCK, answers_hashed, named, turns_before
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +41,8 @@ class Trace:
     dropped is how many rows were left out because nothing was generated (failed requests). tick_s
     is the resolution of a coarse clock over whose ticks the requests were spread; None for a fine
     one. Where the trace tells the blocks of prompts, request i has blocks[starts[i]:starts[i+1]],
-    of block_tokens tokens each.
+    of block_tokens tokens each; where it tells conversations alone, counts[i] blocks from
+    firsts[i] on.
     """
 
     name: str
@@ -52,7 +55,26 @@ class Trace:
     blocks: NDArray[np.int64] | None = None
     starts: NDArray[np.int64] | None = None
     block_tokens: int = 512
+    firsts: NDArray[np.int64] | None = None
+    counts: NDArray[np.int32] | None = None
     notes: tuple[str, ...] = ()
+
+    def blocks_of(self, chosen: NDArray[np.int64]) -> list[Sequence[int]]:
+        """Return the names of the blocks of each request of *chosen*; of none if the trace tells
+        none.
+        """
+        if self.blocks is not None and self.starts is not None:
+            begins, ends = self.starts[chosen].tolist(), self.starts[chosen + 1].tolist()
+            return [
+                tuple(self.blocks[begin:end].tolist())
+                for begin, end in zip(begins, ends, strict=True)
+            ]
+        if self.firsts is not None and self.counts is not None:
+            firsts, counts = self.firsts[chosen].tolist(), self.counts[chosen].tolist()
+            return [
+                range(first, first + count) for first, count in zip(firsts, counts, strict=True)
+            ]
+        return []
 
     @property
     def span_s(self) -> float:
@@ -95,13 +117,17 @@ class Trace:
             models=models,
             blocks=blocks,
             starts=starts,
+            firsts=None if self.firsts is None else self.firsts[order],
+            counts=None if self.counts is None else self.counts[order],
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
     """Rows as read: times [s] from any zero, tokens >= 0, models (none, or one a row), and the
-    blocks of prompts (none, or so many a row as block_counts says).
+    blocks of prompts (none, or so many a row as block_counts says). sessions number the
+    conversation of each row (-1: none), parents the one that it goes on with, where each row has a
+    number of its own.
 
     A trace of weeks has a hundred million rows: a row takes 16 bytes here.
     """
@@ -112,6 +138,8 @@ class Columns:
     models: NDArray[np.object_] | None = None
     blocks: NDArray[np.int64] | None = None
     block_counts: NDArray[np.int32] | None = None
+    sessions: NDArray[np.int64] | None = None
+    parents: NDArray[np.int64] | None = None
 
     def chosen(self, order: NDArray[np.intp]) -> Columns:
         """Return the rows *order*."""
@@ -125,6 +153,8 @@ class Columns:
             models=None if self.models is None else self.models[order],
             blocks=blocks,
             block_counts=counts,
+            sessions=None if self.sessions is None else self.sessions[order],
+            parents=None if self.parents is None else self.parents[order],
         )
 
 
@@ -171,12 +201,6 @@ def make_trace(
     models: tuple[str, ...] = ()
     if rows.models is not None and any(rows.models):
         models = tuple(map(str, rows.models))
-    blocks, starts = rows.blocks, None
-    if blocks is not None and rows.block_counts is not None and len(blocks):
-        starts = _starts(rows.block_counts)
-        block_tokens = _block_tokens(prompts, rows.block_counts, usual=block_tokens)
-    else:
-        blocks = None
     trace = Trace(
         name=source,
         times_s=times_s,
@@ -185,14 +209,13 @@ def make_trace(
         models=models,
         dropped=read - len(times_s),
         tick_s=tick_s,
-        blocks=blocks,
-        starts=starts,
-        block_tokens=block_tokens,
     )
-    told = _unlikely(trace, guessed)
-    if told:
-        notes.append(told)
-    return Trace(**{name: getattr(trace, name) for name in Trace.__slots__} | {"notes": (*notes,)})
+    notes += [told for told in [_unlikely(trace, guessed)] if told]
+    before = None if rows.sessions is None else turns_before(rows.sessions, rows.parents)
+    if before is not None and (before >= 0).any():
+        notes.append(_told_of(source, before, rows.prompt_tokens))
+    blocks = _blocks(rows, before, usual=block_tokens)
+    return replace(trace, notes=tuple(notes), **blocks)
 
 
 def _unlikely(trace: Trace, guessed: str | None) -> str | None:
@@ -251,6 +274,38 @@ def _spread(
 # -- the blocks of prompts
 
 
+def _blocks(rows: Columns, before: NDArray[np.intp] | None, *, usual: int) -> dict[str, Any]:
+    """Return what a trace says of the blocks of *rows*, those of answers included that a
+    conversation goes on with; *usual* are the tokens of one that is hashed.
+    """
+    prompts, outputs = rows.prompt_tokens, rows.output_tokens
+    blocks, counts = rows.blocks, rows.block_counts
+    if blocks is not None and counts is not None and len(blocks):
+        tokens = _block_tokens(prompts, counts, usual=usual)
+        if before is not None:
+            source, longer = answers_hashed(
+                before, prompts, outputs, blocks, counts, block_tokens=tokens
+            )
+            blocks, counts = _taken(blocks, _starts(counts)[source], longer), longer
+        return {"blocks": blocks, "starts": _starts(counts), "block_tokens": tokens}
+    if before is None or rows.sessions is None or not (before >= 0).any():
+        return {}
+    firsts, counts = named(before, prompts, outputs)
+    counts[rows.sessions < 0] = 0  # who is in no conversation names nothing
+    return {"firsts": firsts, "counts": counts, "block_tokens": BLOCK}
+
+
+def _told_of(source: str, before: NDArray[np.intp], prompts: NDArray[np.int32]) -> str:
+    """Return a note of how many prompts are taken to go on from one before."""
+    later = np.flatnonzero(before >= 0)
+    grown = int((prompts[later] >= prompts[before[later]]).sum())
+    told = (
+        f"trace {source}: of {len(later):,} prompts that follow another one of their conversation "
+        f"{grown:,} are as long or longer, and begin with it"
+    )
+    return told if grown == len(later) else f"{told}; the others share nothing"
+
+
 def _starts(counts: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return where the blocks of each row begin, and where those of the last end."""
     starts = np.zeros(len(counts) + 1, np.int64)
@@ -263,11 +318,17 @@ def _gathered(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return blocks and counts of the rows *order*."""
     chosen = counts[order]
+    return _taken(blocks, _starts(counts)[order], chosen), chosen
+
+
+def _taken(
+    blocks: NDArray[np.int64], begins: NDArray[np.int64], counts: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Return of *blocks* so many from each of *begins* on as *counts* says."""
+    places = np.arange(int(counts.sum()))
     # From where the blocks of a row will stand to where they stand.
-    apart = _starts(counts)[order] - _starts(chosen)[:-1]
-    places = np.arange(int(chosen.sum()))
-    places += np.repeat(apart, chosen)
-    return blocks[places], chosen
+    places += np.repeat(begins - _starts(counts)[:-1], counts)
+    return blocks[places]
 
 
 def _block_tokens(prompts: NDArray[np.int32], counts: NDArray[np.int32], *, usual: int) -> int:
