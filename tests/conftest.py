@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+SEEDS_AT_WORK = 4  # of the seeds that a test tries, so many matter while working
 
 # Modules and thousands of tests stay to the end: who looks for garbage among them, again and again,
 # does so for a twentieth of all the time.
@@ -40,6 +41,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found beside the checkout ({folder.name}/)")
     return folder
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark as slow what tries further seeds, also in the suites that are shipped."""
+    spec = getattr(item, "callspec", None)
+    if spec is not None and spec.indices.get("seed", 0) >= SEEDS_AT_WORK:
+        item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)  # once Hypothesis has marked its own

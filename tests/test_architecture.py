@@ -60,6 +60,7 @@ def files_of(act: Callable[[], object], *, rooms: tuple[str, ...]) -> set[str]:
     return {file for file in found if file.startswith(rooms) and "/testing/" not in file}
 
 
+@pytest.mark.costly
 def test_the_walk_names_every_file_that_a_cycle_runs_through() -> None:
     """Who follows it meets no room that nobody spoke of."""
     parts, files = sim_world(), set[str]()

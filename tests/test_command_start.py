@@ -94,6 +94,7 @@ for name in NAMES:
     return {name: set(modules) for name, *modules in rows}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_a_parser_imports_nothing_heavy(parsers: Mapping[str, set[str]], name: str) -> None:
     """Wrong arguments, and --help of one command, are answered as fast."""

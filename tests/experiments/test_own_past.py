@@ -294,6 +294,7 @@ def test_what_may_be_another_engine_stays_apart(before: Json, after: Json) -> No
     assert any("which are left out" in line for line in measured.problems)
 
 
+@pytest.mark.costly
 def test_latencies_of_pods_that_have_gone_are_told() -> None:
     """A rollout of today makes the pods of the whole past those of another template."""
     measured = past_of({f"{OLD}aaaaa": Told(), f"{OLD}bbbbb": Told()})

@@ -15,6 +15,7 @@ from experiments.requests import MemoryRequests, Requests, SpooledRequests
 from experiments.scores import score_requests
 from experiments.scores.minutes import minute_table
 from loop.spec import SloTarget
+from tests.parts import first
 from twin.request import ROW, Outcome, Request, RequestLog
 from twin.spool import Spool
 
@@ -84,7 +85,7 @@ def test_nothing_in_a_file_is_nothing(tmp_path: Path) -> None:
     assert list(spool.parts(0)) == []
 
 
-@pytest.fixture(params=range(3), ids=lambda seed: f"seed {seed}")
+@pytest.fixture(params=first(1, range(3)), ids=lambda seed: f"seed {seed}")
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Columns, SpooledRequests]:
     """Return the same requests as columns in memory, and in a file in parts of some 100."""
     spool = Spool(tmp_path, ROW)

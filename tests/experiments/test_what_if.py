@@ -142,6 +142,7 @@ def test_both_systems_meet_the_same_requests_and_the_answer_is_written(
     assert b"it would cost" in gzip.decompress(b64decode(data))
 
 
+@pytest.mark.costly
 def test_the_command_of_a_policy_with_a_flag_and_a_none_can_be_run(
     tmp_path: Path, capsys: Capture
 ) -> None:

@@ -60,7 +60,7 @@ def scarce(rng: np.random.Generator, policy: str) -> tuple[Case, SystemData, Ask
 
 
 @pytest.mark.parametrize("policy", ["RoundRobin", "PriorityRoundRobin"])
-@pytest.mark.parametrize("seed", first(2, range(6)))
+@pytest.mark.parametrize("seed", first(1, range(6)))
 def test_as_much_is_met_as_can_be_class_by_class(seed: int, policy: str) -> None:
     """All numbers of replicas of all servers on all accelerators are tried."""
     case, coming, asking = scarce(np.random.default_rng(seed), policy)

@@ -379,6 +379,7 @@ def test_loads_are_taken_from_the_current_allocation() -> None:
     assert table(small_system(busy)).replicas[0] > table(small_system(quiet)).replicas[0]
 
 
+@pytest.mark.costly
 @given(data=st.data())
 def test_a_table_of_which_few_have_changed_is_as_one_made_anew(data: st.DataObject) -> None:
     """Servers that go idle or are to stay have other rows, and of nobody a digit may change."""
@@ -402,6 +403,7 @@ def test_a_table_of_which_few_have_changed_is_as_one_made_anew(data: st.DataObje
         assert np.array_equal(getattr(seen, name), getattr(meant, name)), name
 
 
+@pytest.mark.costly
 @given(servers=several_servers(most=5), queues=st.lists(st.sampled_from([0, 3, 50]), min_size=5))
 def test_means_of_a_replica_do_not_depend_on_those_beside_it(
     servers: list[ServerData], queues: list[int]

@@ -125,7 +125,7 @@ def test_gamma_gaps_have_the_coefficient_of_variation_asked_for(cv: float):
     assert abs(gaps.std() / gaps.mean() - cv) < SURE * (sigma + cv * cv / math.sqrt(len(gaps)))
 
 
-@pytest.mark.parametrize("cv", first(2, [0.0, 1.0, 0.3, 3.0]))
+@pytest.mark.parametrize("cv", first(1, [1.0, 0.0, 0.3, 3.0]))
 def test_the_process_is_stationary_from_its_first_instant(cv: float):
     """Without the first gap's own distribution, a bursty run begins with a burst: 27 servers at
     once, in every run.

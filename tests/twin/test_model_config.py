@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.parts import first
 from tests.twin.mutations import mutated
 from twin.fit.model_config import model_facts
 from twin.spec import SpecError
@@ -386,7 +387,7 @@ def test_what_cannot_be_counted_is_told(config: Json, line: str) -> None:
     assert str(caught.value).startswith(line)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", first(9, FAMILIES))
 def test_whatever_is_wrong_in_a_config_is_told_in_one_line(name: str) -> None:
     """Fifteen of each family in which values are others, or gone: figures, or what is wrong."""
     rng = Random(name)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.parts import first
 from twin.spec import LatencyModel
 from twin.testing.naive_replica import ARRIVAL, SCRAPE
 from twin.testing.replica_scripts import (
@@ -21,7 +20,7 @@ from twin.testing.replica_scripts import (
 )
 
 
-@pytest.mark.parametrize("seed", first(6, range(120)))
+@pytest.mark.parametrize("seed", range(120))
 def test_a_random_script_gives_the_times_of_the_naive_replica(seed: int) -> None:
     """The fast-forward may change the speed and nothing else: times and sums to 1e-9, everything
     else exactly.
@@ -30,7 +29,7 @@ def test_a_random_script_gives_the_times_of_the_naive_replica(seed: int) -> None
 
 
 @pytest.mark.parametrize("grid", ["integer", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(120)))
+@pytest.mark.parametrize("seed", range(120))
 def test_coinciding_events_come_out_in_the_same_order_to_the_last_bit(seed: int, grid: Any) -> None:
     """On a grid arrivals, actions, boundaries and scrapes tie all the time, and sums are exact:
     nothing may differ.
@@ -38,7 +37,7 @@ def test_coinciding_events_come_out_in_the_same_order_to_the_last_bit(seed: int,
     assert differences(make_script(seed, grid), rel=0.0) == []
 
 
-@pytest.mark.parametrize("seed", first(6, range(40)))
+@pytest.mark.parametrize("seed", range(40))
 def test_rounded_coefficients_differ_at_most_in_the_bucket_of_a_time_on_a_bound(
     seed: int,
 ) -> None:
@@ -50,7 +49,7 @@ def test_rounded_coefficients_differ_at_most_in_the_bucket_of_a_time_on_a_bound(
 
 
 @pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(80)))
+@pytest.mark.parametrize("seed", range(80))
 def test_plans_made_ahead_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
     """An arrival that truncates a segment an iteration too early or too late would shift all that
     comes after it.
@@ -61,7 +60,7 @@ def test_plans_made_ahead_are_those_of_the_naive_replica(seed: int, grid: Any) -
 
 
 @pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(120)))
+@pytest.mark.parametrize("seed", range(120))
 def test_shared_prefixes_are_held_and_evicted_as_in_the_naive_replica(seed: int, grid: Any) -> None:
     """The fast one never moves a block: what it says of sharing and eviction must be what counting
     them says.
@@ -71,7 +70,7 @@ def test_shared_prefixes_are_held_and_evicted_as_in_the_naive_replica(seed: int,
 
 
 @pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(60)))
+@pytest.mark.parametrize("seed", range(60))
 def test_the_blocks_of_answers_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
     """A conversation goes on with the answer: what was generated is found, whole blocks of it."""
     script = with_conversations(make_script(seed, grid), seed)
@@ -88,7 +87,7 @@ def test_a_blocked_head_is_asked_again_when_its_prefix_is_evicted(seed: int, gri
 
 
 @pytest.mark.parametrize("grid", ["none", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(75)))
+@pytest.mark.parametrize("seed", range(75))
 def test_steps_of_several_tokens_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
     """Blocks, finishes and preemptions come by the fraction of a token; with plans made ahead, with
     prefixes, and without.
@@ -108,7 +107,7 @@ def test_steps_of_several_tokens_are_those_of_the_naive_replica(seed: int, grid:
 
 
 @pytest.mark.parametrize("grid", ["none", "dyadic"])
-@pytest.mark.parametrize("seed", first(6, range(60)))
+@pytest.mark.parametrize("seed", range(60))
 def test_a_loss_system_loses_what_the_naive_replica_loses(seed: int, grid: Any) -> None:
     """Who is taken depends on the blocks in use at the instant of the arrival."""
     script = make_script(seed, grid)
@@ -116,7 +115,7 @@ def test_a_loss_system_loses_what_the_naive_replica_loses(seed: int, grid: Any) 
     assert differences(lossy, rel=1e-9 if grid == "none" else 0.0) == []
 
 
-@pytest.mark.parametrize("seed", first(6, range(40)))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_share_of_each_prompt_is_cached_as_in_the_naive_replica(seed: int) -> None:
     """It is context without being computed, and held by each request."""
     script = make_script(seed, "dyadic")
@@ -125,7 +124,7 @@ def test_a_share_of_each_prompt_is_cached_as_in_the_naive_replica(seed: int) -> 
 
 
 @pytest.mark.parametrize("scheduling", ["sync", "async"])
-@pytest.mark.parametrize("seed", first(6, range(40)))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_mixture_of_experts_takes_as_long_as_in_the_naive_replica(
     seed: int, scheduling: str
 ) -> None:
@@ -139,7 +138,7 @@ def test_a_mixture_of_experts_takes_as_long_as_in_the_naive_replica(
 
 
 @pytest.mark.parametrize("tokens_per_step", [1.0, 1.7])
-@pytest.mark.parametrize("seed", first(6, range(40)))
+@pytest.mark.parametrize("seed", range(40))
 def test_the_host_is_as_busy_as_in_the_naive_replica(seed: int, tokens_per_step: float) -> None:
     """With each request of an iteration once: however many tokens a step adds, whoever prefills,
     and without those that were preempted just before.
@@ -155,7 +154,7 @@ def test_the_host_is_as_busy_as_in_the_naive_replica(seed: int, tokens_per_step:
 
 
 @pytest.mark.parametrize("scheduling", ["sync", "async"])
-@pytest.mark.parametrize("seed", first(6, range(40)))
+@pytest.mark.parametrize("seed", range(40))
 def test_long_prompts_take_as_long_as_in_the_naive_replica(seed: int, scheduling: str) -> None:
     """Each token with each before it, in whatever chunks, from the cache or again after a
     preemption.
@@ -172,7 +171,7 @@ def test_long_prompts_take_as_long_as_in_the_naive_replica(seed: int, scheduling
     )
 
 
-@pytest.mark.parametrize("seed", first(6, range(20)))
+@pytest.mark.parametrize("seed", range(20))
 def test_the_overhead_is_in_what_clients_see_as_in_the_naive_replica(seed: int) -> None:
     """It is in TTFT and E2E, by the same figure, and in no boundary."""
     script = make_script(seed)
@@ -225,7 +224,7 @@ def test_the_scripts_reach_every_corner() -> None:
     assert min(losing, requeueing) >= 5
 
 
-@pytest.mark.parametrize("seed", first(6, range(60)))
+@pytest.mark.parametrize("seed", range(60))
 def test_looking_changes_nothing(seed: int) -> None:
     """If a scrape split a segment, results would depend on the scrape interval in their last
     digits.

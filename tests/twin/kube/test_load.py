@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.parts import first
 from tests.twin.kube.clients import Client, managed
 from twin.kube.apiserver.errors import ApiError
 from twin.spec import Delay, Server
@@ -257,14 +258,17 @@ def test_a_pod_says_in_its_log_that_it_is_simulated() -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [
-        {"inferno.server.load.rpm": "1e300"},
-        {"inferno.server.load.rpm": "1e8"},
-        {"inferno.server.load.intokens": "1e300"},
-        {"inferno.server.load.outtokens": "1e8"},
-        {"inferno.server.load.outtokens": "9" * 63},
-        {"inferno.server.allocation.maxbatchsize": "9" * 63},
-    ],
+    first(
+        2,
+        [
+            {"inferno.server.load.rpm": "1e300"},
+            {"inferno.server.load.rpm": "1e8"},
+            {"inferno.server.load.intokens": "1e300"},
+            {"inferno.server.load.outtokens": "1e8"},
+            {"inferno.server.load.outtokens": "9" * 63},
+            {"inferno.server.allocation.maxbatchsize": "9" * 63},
+        ],
+    ),
 )
 def test_a_figure_out_of_bounds_stops_at_most_its_own_server(labels: dict[str, str]) -> None:
     """One slip of a client must not freeze the world of all others."""
