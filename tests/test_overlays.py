@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ SUMS = [
     for source in ("prometheus", "prometheus-operator", "openshift")
     for last in ((), ("export",))
 ]
+SPLIT = [
+    ("namespaced", "openshift", "token", "split", "split-namespaced"),
+    ("prometheus-operator", "split"),
+]
 READING = {"get", "list"}
+PORTS = {"collector": 3301, "actuator": 3303}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,9 +52,16 @@ def pod_of(found: Objects) -> Object:
     return pod
 
 
+def pods_of(found: Objects) -> list[Object]:
+    """Return all pods of Deployments."""
+    return [
+        one["spec"]["template"]["spec"] for (kind, _), one in found.items() if kind == "Deployment"
+    ]
+
+
 def container(found: Objects, name: str) -> Object:
     """Return a container of the loop."""
-    (one,) = (each for each in pod_of(found)["containers"] if each["name"] == name)
+    (one,) = (each for pod in pods_of(found) for each in pod["containers"] if each["name"] == name)
     return dict(one)
 
 
@@ -58,8 +71,8 @@ def check(found: Objects) -> None:
         if (obj["apiVersion"], obj["kind"]) in MODELS:
             assert problems(obj) == []
     known = {variable for variable, _, _ in SOURCES.values()}
-    mounted = {volume["name"] for volume in pod_of(found)["volumes"]}
-    for one in pod_of(found)["containers"]:
+    for pod, one in [(each, one) for each in pods_of(found) for one in each["containers"]]:
+        mounted = {volume["name"] for volume in pod["volumes"]}
         assert one["image"] == "inferno-loop:latest"
         assert variables(one).keys() <= known
         read_settings(variables(one))
@@ -83,15 +96,7 @@ def test_every_overlay_is_built_and_holds_a_whole_loop(name: str) -> None:
 def test_components_can_be_put_together(tmp_path: Path) -> None:
     """Few clusters are like one overlay: a token and one namespace, say."""
     for index, chosen in enumerate(SUMS):
-        folder = tmp_path / str(index)
-        folder.mkdir()
-        up = Path(os.path.relpath(YAMLS, folder))
-        text = {
-            "resources": [str(up / "deploy")],
-            "components": [str(up / "components" / name) for name in chosen],
-        }
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
-        found = kustomized(folder)
+        found = together(chosen, tmp_path / str(index))
         check(found)
         names = [each["name"] for each in pod_of(found)["containers"]]
         assert ("actuator" in names) is ("export" not in chosen)
@@ -101,6 +106,65 @@ def test_components_can_be_put_together(tmp_path: Path) -> None:
             assert endpoint["authorization"]["credentials"]["name"] == "inferno-token"
         if "export" in chosen:
             assert verbs(found) <= READING
+
+
+def together(chosen: Sequence[str], folder: Path) -> Objects:
+    """Return the objects of the base with the *chosen* components; *folder* is to be made."""
+    folder.mkdir()
+    up = Path(os.path.relpath(YAMLS, folder))
+    text = {
+        "resources": [str(up / "deploy")],
+        "components": [str(up / "components" / name) for name in chosen],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    return kustomized(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", SPLIT, ids=" ".join)
+def test_collector_and_actuator_can_have_accounts_of_their_own(
+    chosen: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With what the components before made of their containers; nothing has the rights of both."""
+    found = together(chosen, tmp_path / "split")
+    check(found)
+    assert [one["name"] for one in pod_of(found)["containers"]] == ["controller", "optimizer"]
+    assert "api-access" not in {volume["name"] for volume in pod_of(found)["volumes"]}
+    kind = "Role" if "namespaced" in chosen else "ClusterRole"
+    spaces = {"infer"} if "namespaced" in chosen else {None}
+    for name in ("collector", "actuator"):
+        one, own = container(found, name), f"inferno-{name}"
+        assert one["ports"] == [{"name": "http", "containerPort": PORTS[name]}]
+        assert found["Service", own]["spec"]["ports"][0]["port"] == PORTS[name]
+        told = read_settings(variables(one))
+        assert told.service_token_path == Path("/etc/inferno-token/token")
+        assert (told.service_name, told.namespaces) == (own, tuple(spaces - {None}))
+        (subject,) = found[f"{kind}Binding", own]["subjects"]
+        account = found["Deployment", own]["spec"]["template"]["spec"]["serviceAccountName"]
+        assert (subject["name"], account) == (own, own)
+        assert {found[kind, own]["metadata"].get("namespace")} == spaces
+    roles = {name for each, name in found if each.endswith("Role") and name != "inferno-pause"}
+    assert roles - {"inferno-load-emulator"} == {"inferno-collector", "inferno-actuator"}
+    (pausing,) = found["RoleBinding", "inferno-pause"]["subjects"]
+    assert pausing["name"] == "inferno-actuator"
+    collector = read_settings(variables(container(found, "collector")))
+    assert collector.prometheus_url
+    if "openshift" in chosen:
+        (viewer,) = found["ClusterRoleBinding", "inferno-monitoring-view"]["subjects"]
+        assert viewer["name"] == "inferno-collector"
+
+
+def test_the_split_overlay_lets_only_the_controller_reach_collector_and_actuator() -> None:
+    """Whoever reaches the actuator can end every server."""
+    found = overlay("split")
+    told = read_settings(variables(container(found, "controller")))
+    assert (told.collector_host, told.actuator_host) == ("inferno-collector", "inferno-actuator")
+    for name in ("collector", "actuator"):
+        (rule,) = found["NetworkPolicy", f"inferno-{name}"]["spec"]["ingress"]
+        assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "inferno"}}}]
+        assert rule["ports"] == [{"protocol": "TCP", "port": PORTS[name]}]
+    assert reached(found) == set()
+    assert found["Deployment", "inferno-actuator"]["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def verbs(found: Objects) -> set[str]:
@@ -180,6 +244,7 @@ def reached(found: Objects) -> set[tuple[str, int]]:
         (to["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
         for rule in found["NetworkPolicy", "inferno"]["spec"]["egress"]
         for to in rule.get("to", ())
+        if "namespaceSelector" in to
         for port in rule["ports"]
     }
 

@@ -44,17 +44,18 @@ def test_a_cluster_takes_every_object_of_an_overlay(
     name: str, cluster: tuple[ServedTwin, Kubectl]
 ) -> None:
     """Checked by the server, field by field; the account of the loop has the rights that are meant:
-    with --mode export it may read, and change nothing.
+    with --mode export, and as a collector by itself, it may read, and change nothing.
     """
     twin, kubectl = cluster
     made = kubectl("apply", "-k", str(YAMLS / "overlays" / name)).splitlines()
     assert "deployment.apps/inferno" in {line.split()[0] for line in made}
     assert {line.rsplit(" ", 1)[1] for line in made} <= {"created", "configured", "unchanged"}
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    path = "/api/v1/namespaces/inferno/serviceaccounts/inferno/token"
+    account = "inferno-collector" if name == "split" else "inferno"
+    path = f"/api/v1/namespaces/inferno/serviceaccounts/{account}/token"
     token = twin.http.post(path, json=body).json()["status"]["token"]
     allowed = [verb for verb in ("list", "patch", "delete") if may(twin, token, verb)]
-    assert allowed == (["list"] if name == "export" else ["list", "patch"])
+    assert allowed == (["list"] if name in ("export", "split") else ["list", "patch"])
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from loop.services.serving import Service, listen
 from twin.kube.apiserver.app import create_app
 from twin.kube.apiserver.auth import ADMIN, Identity
 from twin.kube.cluster import CONTROL_PATH, TOKEN, TwinCluster
-from twin.kube.faults import Fault
+from twin.kube.faults import Fault, Faults
 from twin.spec import ClusterSpec, Delay, Server
 from twin.testing.worlds import spec_of
 
@@ -66,10 +66,13 @@ def serving_twin(
     tokens: Mapping[str, Identity] | None = None,
     anonymous: Identity = ADMIN,
     faults: Sequence[Fault] = (),
+    listening: Faults | None = None,
     clock: Callable[[], float] | None = None,
     door: DoorSettings | None = None,
 ) -> Iterator[ServedTwin]:
-    """Serve a twin of *spec*; stop it at the end."""
+    """Serve a twin of *spec*; stop it at the end. *listening* is shown each request instead of its
+    own faults.
+    """
     sockets = listen("127.0.0.1", 0)
     address = f"127.0.0.1:{sockets[0].getsockname()[1]}"
     cluster = TwinCluster(
@@ -83,7 +86,12 @@ def serving_twin(
         address=address,
     )
     service = Service(
-        create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
+        create_app(
+            cluster.server,
+            cluster,
+            cluster.faults if listening is None else listening,
+            control=CONTROL_PATH,
+        ),
         on_stop=cluster.stop,
         door=door,
     )
