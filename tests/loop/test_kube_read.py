@@ -280,6 +280,51 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
     ]
 
 
+GPU = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+SERVE = ["vllm", "serve", "m", "--port", "8001"]
+
+
+@pytest.mark.parametrize(
+    ("second", "asked"),
+    [
+        ({"command": SERVE}, (8000, 8001)),
+        ({"command": ["sh", "-c", "sleep 9 && exec vllm serve m"]}, (8000, 8001)),
+        ({"command": ["python3", "-m", "sglang.launch_server"]}, (8000, 8001)),
+        ({"image": "vllm/vllm-openai:v0.11.0", "args": ["--model", "m"]}, (8000, 8001)),
+        ({"image": "x/llm-d-inference-sim@sha256:0"}, (8000, 8001)),
+        ({"command": ["vllm", "bench", "serve"]}, (8000,)),
+        ({"command": ["pd-sidecar", "--vllm-port=8000"]}, (8000,)),
+        ({"image": "vllm/vllm-openai", "command": ["nginx"]}, (8000,)),
+        ({}, (8000,)),
+    ],
+)
+@pytest.mark.parametrize("annotations", [{}, {"prometheus.io/port": "8000"}])
+def test_a_second_engine_is_asked_also_where_it_asks_for_no_gpu(
+    second: Json, asked: tuple[int, ...], annotations: Json
+) -> None:
+    """Two engines may share a GPU that one container asks for, and some run on none; one annotation
+    names one port. Half of the load was read.
+    """
+    ports = [{"containerPort": number, "name": f"p{number}"} for number in (8000, 8001)]
+    containers = [
+        {"name": "one", "ports": ports[:1], **GPU},
+        {"name": "two", "ports": ports[1:], **second},
+    ]
+    spec = {"containers": containers}
+    (found,) = alive(pod("a", metadata={"annotations": annotations}, spec=spec))
+    assert found.metrics_ports == asked
+
+
+def test_a_port_that_is_annotated_and_of_no_engine_tells_of_all() -> None:
+    """A service mesh merges the pages of a pod at a port of its own."""
+    ports = [{"containerPort": number} for number in (8000, 8001)]
+    containers = [{"name": f"c{k}", "ports": [port], **GPU} for k, port in enumerate(ports)]
+    annotations = {"prometheus.io/port": "15020"}
+    spec = {"containers": containers}
+    (found,) = alive(pod("a", metadata={"annotations": annotations}, spec=spec))
+    assert found.metrics_ports == (15020,)
+
+
 def test_containers_with_gpus_or_claims_are_known_as_engines() -> None:
     """Two engines with claims were taken for one and its copy."""
     containers = [

@@ -76,6 +76,11 @@ _ENGINE = re.compile(
     r"|(?:sglang\.)?launch_server(?:\.py)?|sglang serve|text-generation-(?:launcher|server)"
     r"|trtllm-serve|lmdeploy serve|dynamo\.(?:vllm|sglang|trtllm)|llm-d-inference-sim)(?!\S)"
 )
+# Images that begin one by themselves.
+_ENGINE_IMAGE = re.compile(
+    r"(?:.*/)?(?:vllm-(?:openai|cpu|rocm)[\w-]*|text-generation-inference|llm-d-inference-sim)"
+    r"(?:[:@].*)?"
+)
 _SERVES_NOBODY = re.compile(r"\S+ (?:bench|chat|complete|collect-env|run-batch)(?!\S)")
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 _SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
@@ -493,6 +498,17 @@ def _commands(script: str) -> list[tuple[int, int]]:
 def _is_engine(command: str) -> bool:
     program = _program(command)
     return _ENGINE.match(program) is not None and _SERVES_NOBODY.match(program) is None
+
+
+def begins_engine(container: Json) -> bool:
+    """Tell whether the command line of *container* begins an engine that is known."""
+    words = _words(container)
+    script = _script(words)
+    if script is None:
+        image = "" if container.get("command") else str(container.get("image") or "")
+        return _ENGINE_IMAGE.fullmatch(image) is not None or _is_engine(shlex.join(words))
+    text = without_comments(words[script])
+    return any(_is_engine(text[begin:end]) for begin, end in _commands(text))
 
 
 def _names_given(script: str, engines: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:

@@ -13,7 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import batch_of, command_words, engines_of, value_of
+from loop.backends.kube.arguments import (
+    batch_of,
+    begins_engine,
+    command_words,
+    engines_of,
+    value_of,
+)
 from loop.backends.kube.gpus import (
     GpuLimit,
     engine_containers,
@@ -534,7 +540,7 @@ def scraped(
         released=frozenset(
             pod.name for pod in unowned if pod.namespace == namespace and owns(one.name, pod.name)
         ),
-        engines=engine_containers(containers),
+        engines=_engines(containers),
         containers={
             port["containerPort"]: str(container.get("name") or "")
             for container in containers
@@ -615,18 +621,35 @@ def _owner(meta: Json) -> str:
     return ""
 
 
+def _engines(containers: Sequence[Json]) -> frozenset[str]:
+    """Return the names of those of *containers* that run an engine: they have GPUs, or a command
+    line that begins one (beside one that has GPUs an engine may use them without asking).
+    """
+    begun = (str(one.get("name") or "") for one in containers if begins_engine(one))
+    return engine_containers(containers) | frozenset(begun)
+
+
 def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...], str]:
     """Return the ports and the path of the metrics: the port annotated for Prometheus, else those
-    that are named so and the likeliest of each further container with GPUs, else that of each.
+    that are named so; besides, the likeliest of each further container with an engine; if there is
+    none of these, that of each container.
 
     Several are there where a pod runs several engines, each with a page of its own.
     """
     path = annotations.get("prometheus.io/path") or METRICS_PATH
+    containers = [one for one in side_by_side(spec) if _tcp_ports(one)]
+    engines = _engines(containers)
     annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
     if annotated is not None:
-        return (annotated,), path
-    containers = [one for one in side_by_side(spec) if _tcp_ports(one)]
-    engines = engine_containers(containers)
+        # One annotation has one port: of the engine that has it, or of something that tells of all.
+        of_engine = any(one.get("name") in engines and _has(one, annotated) for one in containers)
+        others = [
+            port["containerPort"]
+            for one in containers
+            if of_engine and one.get("name") in engines and not _has(one, annotated)
+            for port in _named_for_metrics(one) or _likeliest(one)
+        ]
+        return tuple(dict.fromkeys([annotated, *others])), path
     named = [
         port["containerPort"]
         for one in containers
@@ -636,6 +659,10 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     # Which container is the engine's, no name tells: a proxy may stand before it.
     numbers = named or [port["containerPort"] for one in containers for port in _likeliest(one)]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
+
+
+def _has(container: Json, port: int) -> bool:
+    return any(one["containerPort"] == port for one in _tcp_ports(container))
 
 
 def _tls_ports(annotations: Mapping[str, str], spec: Json, ports: Sequence[int]) -> frozenset[int]:

@@ -15,6 +15,7 @@ from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
 LEAVING = Why(kind="paused", text="it is being deleted")
+MODELS_TOLD = 4
 COMMAND = ("command", "args", "env", "name")
 PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 
@@ -191,15 +192,22 @@ def _started_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def engines_notes(figures: Mapping[str, Figures]) -> list[str]:
     """Return a line for each server whose pods have several engines: whether the data of its model
-    are of one of them or of all, no metric tells.
+    are of one of them or of all, no metric tells; and of several models they cannot be.
     """
     most = {
         name: max((pod.engines for pod in one.pods.values()), default=0)
         for name, one in figures.items()
     }
+    served = {name: sorted(one.model_names) for name, one in figures.items()}
     return [
         f"{name}: its pods have {count} engines: their load is added up, and a replica is planned "
-        "for as one engine of the data: these should be of a whole pod"
+        "for as one engine of the data: "
+        + (
+            f"but they serve {len(served[name])} models ({', '.join(served[name][:MODELS_TOLD])}): "
+            "give each a Deployment of its own"
+            if len(served[name]) > 1
+            else "these should be of a whole pod"
+        )
         for name, count in most.items()
         if count > 1
     ]
