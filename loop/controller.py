@@ -262,6 +262,7 @@ class Controller:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
+        notes = decision.notes
         decision = with_holds(decision, record.estimated)
         if self._settings.mode == "export":
             decision = replicas_only(decision, record.estimated)
@@ -276,6 +277,7 @@ class Controller:
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
         unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())
         lines = (
+            *notes,
             *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
             *below_minimum(record.estimated, changes),
             *shut_out(record.estimated, changes),

@@ -376,11 +376,12 @@ class Target(OfPools):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Targets by server name; a server absent from it is held. unserved: which servers cannot be
-    served, and why.
+    served, and why; notes: what else is to be told of how it was found.
     """
 
     targets: Mapping[str, Target]
     unserved: Mapping[str, Why] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @made_quickly

@@ -28,6 +28,7 @@ from loop.types import Why, WhyKind, one_pool
 from twin.spec import SERVED_OVERHEAD_MS, Accelerator
 
 Era = Literal["today", "early"]
+NOTE_MAX = 200  # characters of a note of others that a record keeps
 
 
 class Answered(AllocationData):
@@ -42,11 +43,14 @@ class Answered(AllocationData):
 
 
 class OptimizeAnswer(Message):
-    """The answer of an optimizer. Ours name besides who gets nothing, and why."""
+    """The answer of an optimizer. Ours name besides who gets nothing, and why, and note what else
+    there is to tell of it.
+    """
 
     allocations: dict[str, Answered]
     unallocated: dict[str, str] = Field(default={})
     unallocated_kinds: dict[str, str] = Field(default={})
+    note: str = ""
 
 
 def optimize_message(data: SystemData, servers: Iterable[Json], *, era: Era = "today") -> Json:
@@ -120,6 +124,7 @@ def read_optimized(answer: object) -> Solution:
         },
         total_cost=total,
         total_value=total,
+        note=found.note[:NOTE_MAX],
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
+from prometheus_client import CollectorRegistry, Counter
 from starlette.responses import Response
 
 from loop.errors import SpecError
@@ -35,9 +36,11 @@ from loop.services.optimizer_habits import Habits, habits_of
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
 from loop.services.scaffold import BODY_BYTES_MAX, create_app
+from loop.types import WarningKind
 from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
 
 Answer = dict[str, Any]
+DECIDE: WarningKind = "decide"
 
 
 def make_optimizer_app(
@@ -57,9 +60,11 @@ def make_optimizer_app(
     """
     early = settings.rules is GO_2025
     assert not (stateful and early), "the verbs are those of today"
+    registry = CollectorRegistry()
     app = create_app(
         "optimizer",
         token=token,
+        registry=registry,
         body_bytes_max=body_bytes_max,
         compat=settings.rules is GO_TODAY,
         description="Which accelerator, how many replicas and what batch each server should have.",
@@ -78,16 +83,29 @@ def make_optimizer_app(
         app.include_router(_early_optimisation(settings))
     else:
         desk = Desk(stateful=stateful, habits=habits_of(settings.rules))
-        app.include_router(_optimisation(desk, settings))
+        app.include_router(_optimisation(desk, settings, warnings=_warnings(registry)))
         app.include_router(make_verbs(desk))
     return app
 
 
-def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
+def _warnings(registry: CollectorRegistry) -> Counter:
+    """Return what counts the warnings of answers, by their kind."""
+    text = "Warnings of answers: servers that get nothing, and what else an answer notes."
+    found = Counter("inferno_warnings", text, ["kind"], registry=registry)
+    # A series that appears with its first warning would hide that warning from rate().
+    found.labels(DECIDE)
+    return found
+
+
+def _optimisation(desk: Desk, settings: OptimizerSettings, *, warnings: Counter) -> APIRouter:
     habits = desk.habits
     solution = ExplainedSolution if habits.explains else AllocationSolution
     router = APIRouter(tags=["optimise"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
+
+    def told(answer: Answer) -> Json:
+        warnings.labels(DECIDE).inc(len(answer["unallocated"]) + ("note" in answer))
+        return _told(answer, habits)
 
     def optimize_one(body: SystemData) -> Json:
         """Optimise the system of the body, and keep it as the one that the other verbs see."""
@@ -96,7 +114,7 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
             store.system_of(spec), spec.optimizer_data.flags, settings, habits
         )
         desk.change(lambda _before: system)
-        return _told(answer, habits)
+        return told(answer)
 
     def optimize_kept(body: OptimizerData) -> Json:
         """Optimise the system that the other verbs built up; /applyAllocation then makes the
@@ -105,7 +123,7 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
         flags = body.flags if habits.reads_wrapped_flags else body
         with desk.lock:
             desk.system, answer = _optimised(desk.system, flags, settings, habits)
-        return _told(answer, habits)
+        return told(answer)
 
     optimize_one.__annotations__["body"] = body_of(SystemData, habits.level)
     optimize_kept.__annotations__["body"] = body_of(OptimizerData, habits.level)

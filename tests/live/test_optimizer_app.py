@@ -127,6 +127,16 @@ def test_a_server_that_cannot_be_served_blocks_nobody(plain: httpx.Client) -> No
     }
 
 
+def test_warnings_of_answers_are_counted() -> None:
+    """Servers that get nothing would else be seen by who asked alone."""
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as client:
+        for expected in (0, 2, 4):
+            page = client.get("/metrics").text
+            assert f'inferno_warnings_total{{kind="decide"}} {expected:.1f}' in page
+            lost = [server(name, model="none") for name in ("s2", "s3")]
+            client.post("/optimizeOne", json=body(server(), *lost))
+
+
 def test_in_compat_a_server_that_cannot_be_served_fails_the_request() -> None:
     """A controller written for the existing service skips its cycle on that, and must not scale the
     server to zero.

@@ -187,6 +187,21 @@ def test_a_target_of_a_server_nobody_saw_is_left_out_and_told() -> None:
     assert any("ghost" in line for line in record.warnings)
 
 
+def test_what_a_policy_notes_is_a_warning_of_the_record() -> None:
+    """A solver that ran out of time was told to nobody."""
+
+    class Noting(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:
+            decision, state = super().decide(snapshot, data, state)
+            return replace(decision, notes=("optimizer: out of time",)), state
+
+    settings = ControllerSettings(budget_usd_per_h=1e6)
+    loop = controller(FakeBackend([server_view()]), policy=Noting(), settings=settings)
+    record = loop.cycle(60.0)
+    assert "optimizer: out of time" in record.warnings
+    assert "decide" in record.warning_kinds
+
+
 def test_bad_data_in_a_running_loop_are_recorded_and_the_last_good_ones_stand_in() -> None:
     """A typing error in a file that is re-read must not stop the control of a cluster."""
     readings = [

@@ -150,3 +150,10 @@ def test_an_answer_that_makes_no_sense_is_refused(answer: object) -> None:
     """Half a decision must not be acted on."""
     with pytest.raises(SpecError, match="answer: "):
         read_optimized(answer)
+
+
+def test_what_an_optimizer_notes_is_read() -> None:
+    """Existing ones note nothing, and what others write is bounded."""
+    assert read_optimized({"allocations": {}}).note == ""
+    assert read_optimized({"allocations": {}, "note": "out of time"}).note == "out of time"
+    assert len(read_optimized({"allocations": {}, "note": "x" * 10_000}).note) < 1000

@@ -441,6 +441,19 @@ def test_what_is_beyond_arithmetic_is_held_and_said() -> None:
     assert not decision.targets["s1"].held
 
 
+def test_what_a_solver_notes_is_a_note_of_the_decision() -> None:
+    """It was cut by its time limit, and more servers may be possible."""
+
+    def hurried(data: SystemData, settings: OptimizerSettings) -> Solution:
+        return replace(optimize(data, settings), note="not all could be looked at")
+
+    policy = replace(PLAIN, optimize=hurried)
+    assert decide(server_view(load=BUSY), policy=policy).notes == (
+        "optimizer: not all could be looked at",
+    )
+    assert decide(server_view(load=BUSY), policy=PLAIN).notes == ()
+
+
 def test_a_server_that_the_world_holds_keeps_its_gpus() -> None:
     """The others plan with what it leaves."""
     hold = Why(kind="paused", text="annotation x")

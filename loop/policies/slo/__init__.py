@@ -190,7 +190,12 @@ class SloPolicy:
                 self._max_batch(one, found.system),
             )
             targets[name] = self._target(name, what)
-        return Decision(targets=targets, unserved={**found.infeasible, **short})
+        note = found.solution.note
+        return Decision(
+            targets=targets,
+            unserved={**found.infeasible, **short},
+            notes=(f"optimizer: {note}",) if note else (),
+        )
 
     def _target(self, name: str, what: Told) -> Target:
         """Return *what* is found as a target: the last one, if that is what was found then."""
