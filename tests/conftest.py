@@ -6,6 +6,7 @@ import gc
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -26,6 +27,10 @@ settings.register_profile(
     "fuzz", settings.get_profile("inferno"), max_examples=1000, derandomize=False
 )
 settings.load_profile("inferno")
+
+# What overflows, is divided by zero, is no number or vanishes is a fault wherever the code does not
+# say that it is meant: numpy itself would warn of the first three, and be silent about the last.
+np.seterr(all="raise")
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ BATCH_LIMIT = (
 )  # no batch is looked at beyond this, whatever is asked: each of its states takes memory
 
 
+@np.errstate(under="ignore")
 def size_all(
     data: SystemData,
     settings: OptimizerSettings,

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from loop.optimizer.model import Floats
-from loop.optimizer.model.skewed import SKEW_MAX, SKEW_MIN
+from loop.optimizer.model.skewed import FARTHEST, SKEW_MAX, SKEW_MIN
 from loop.optimizer.model.steady import (
     BEHIND_FEWER,
     BEND,
@@ -199,7 +199,7 @@ def _time(f: Floats, tokens: float, read: float, requests: float) -> float:
 
 @compiled
 def _normal_share(x: float) -> float:
-    x = _lo(_hi(x, -38.0), 38.0)
+    x = _lo(_hi(x, -FARTHEST), FARTHEST)
     t = 1.0 / (1.0 + 0.231641888 * abs(x))
     series = t * (
         0.127414796 + t * (-0.142248368 + t * (0.710706871 + t * (-0.726576013 + t * 0.530702714)))

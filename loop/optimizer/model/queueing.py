@@ -397,6 +397,7 @@ def _batch_of_chunks(columns: ReplicaColumns, chunks: Floats) -> Floats:
     return _Wide(columns.computed, columns.out_tokens, columns.token_budget).batch(chunks)
 
 
+@np.errstate(under="ignore")
 def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Model:
     """Return the model of each row: tau(B) = (c(B) + m) · (alpha + B·delta(c(B))) is the service
     time at batch B.
@@ -436,6 +437,7 @@ def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Mod
     )
 
 
+@np.errstate(under="ignore")
 def analyze(model: Model, rate: Floats) -> Metrics:
     """Return the metrics of each row when requests arrive at *rate* > 0 [requests/ms]; overload is
     allowed.
@@ -543,6 +545,7 @@ def _kind(max_queue: Floats) -> QueueKind:
     return "unbounded" if bool(np.isinf(max_queue).all()) else "mixed"
 
 
+@np.errstate(under="ignore")
 def occupancy(chain: Chain, rate: Floats) -> Occupancy:
     """Return the steady state when requests arrive at *rate* > 0 [requests/ms] in every state that
     admits them.

@@ -181,6 +181,7 @@ class Search:
 SMOOTH = Search(name="smooth", ends=plain_ends, close=TOLERANCE)
 
 
+@np.errstate(under="ignore")
 def highest_rates(
     model: Model, targets: Targets, *, search: Search = SMOOTH, figures: Figures = figures
 ) -> Limits:

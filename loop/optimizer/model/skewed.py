@@ -75,12 +75,17 @@ class Skewed:
         return deviation, bend, np.sqrt(np.log1p(bend**2))
 
 
+# Beyond, the density of a standard normal variable is below the smallest number of full precision.
+FARTHEST = 37.5
+
+
+@np.errstate(under="ignore")
 def normal_share(x: Floats) -> Floats:
     """Return the probability that a standard normal variable is at most *x*, to 1e-7.
 
     Abramowitz and Stegun 7.1.26: to load scipy.special takes longer than all sizing.
     """
-    x = np.clip(x, -38.0, 38.0)  # beyond, the density vanishes below the smallest number
+    x = np.clip(x, -FARTHEST, FARTHEST)
     t = 1.0 / (1.0 + 0.231641888 * np.abs(x))
     series = t * (
         0.127414796 + t * (-0.142248368 + t * (0.710706871 + t * (-0.726576013 + t * 0.530702714)))

@@ -76,6 +76,7 @@ class State:
     dispersion: Floats
 
 
+@np.errstate(under="ignore")
 def full_batch_rate(tail: Tail) -> Floats:
     """Return the rate that a full batch serves [requests/ms]."""
     batch = tail.columns.max_batch.astype(np.float64)
@@ -157,6 +158,7 @@ def _interpolated(tail: Tail, values: Floats, batch: Floats) -> Floats:
     return found
 
 
+@np.errstate(under="ignore")
 def steady_state(tail: Tail, rate: Floats) -> State:
     """Return what is the case when requests arrive at *rate* > 0."""
     columns = tail.columns

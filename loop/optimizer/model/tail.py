@@ -211,6 +211,7 @@ def _lognormal(mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
     return np.log(mean) - 0.5 * sigma**2, sigma
 
 
+@np.errstate(under="ignore")
 def make_tail(columns: ReplicaColumns) -> Tail:
     """Return what does not depend on the rate."""
     cv = columns.token_cv

@@ -32,6 +32,7 @@ NEAR = (1.0, 0.97, 1.03)  # where about a guess the root may be
 ITL, TTFT, LOSS, TPS, BATCH = range(len(BINDING))
 
 
+@np.errstate(under="ignore")
 def highest_rates_by_share(
     tail: Tail,
     targets: Targets,

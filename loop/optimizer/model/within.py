@@ -80,6 +80,7 @@ class Goals:
         return Goals(self.prefill[rows], self.itl[rows], self.first[rows], self.later[rows])
 
 
+@np.errstate(under="ignore")
 def make_goals(tail: Tail, *, ttft: Floats, itl: Floats) -> Goals:
     """Return the targets *ttft* and *itl* [ms] (0: none), and who meets them when alone."""
     prefill = np.where(ttft > 0.0, ttft - tail.columns.overhead, np.inf)
@@ -90,6 +91,7 @@ def make_goals(tail: Tail, *, ttft: Floats, itl: Floats) -> Goals:
     return Goals(prefill, itl, first, later)
 
 
+@np.errstate(under="ignore")
 def shares_within(tail: Tail, rate: Floats, goals: Goals) -> Shares:
     """Return the shares of requests within *goals* when they arrive at *rate* > 0.
 
@@ -173,6 +175,7 @@ def _lone_itl_share(tail: Tail, goal: Floats) -> Floats:
     return np.where(np.isfinite(normal), normal_share(np.nan_to_num(normal)), sure)
 
 
+@np.errstate(under="ignore")
 def latencies_at(
     tail: Tail, rate: Floats, percentile: Floats, *, near: tuple[Floats, Floats]
 ) -> tuple[Floats, Floats]:
@@ -202,6 +205,7 @@ def _crossing(times: Floats, shares: Floats, percentile: Floats) -> Floats:
     return np.where(passed == len(times), np.inf, np.exp(found))
 
 
+@np.errstate(under="ignore")
 def lone_itl(tail: Tail, percentile: Floats) -> Floats:
     """Return the mean ITL of lone requests at *percentile*; it varies as their prompts do."""
     half = tail.decodes / 2.0
@@ -211,6 +215,7 @@ def lone_itl(tail: Tail, percentile: Floats) -> Floats:
     return found
 
 
+@np.errstate(under="ignore")
 def lone_ttft(tail: Tail, percentile: Floats) -> Floats:
     """Return the TTFT of lone requests at *percentile*."""
     normal = normal_quantile(percentile)

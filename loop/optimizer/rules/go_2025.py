@@ -60,6 +60,7 @@ def flags(given: OptimizerData) -> OptimizerData:
     return OptimizerData(unlimited=given.unlimited)
 
 
+@np.errstate(under="ignore")
 def size(
     data: SystemData,
     settings: OptimizerSettings,

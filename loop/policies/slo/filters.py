@@ -116,6 +116,7 @@ def first(value: float, *, counting: float) -> Bank:
     )
 
 
+@np.errstate(under="ignore")
 def followed(
     banks: Sequence[Bank], values: Sequence[float], *, steps: int, counting: Sequence[float]
 ) -> list[Bank]:
@@ -172,6 +173,7 @@ class Ahead:
     wild: float
 
 
+@np.errstate(under="ignore")
 def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
     """Return what each bank says of so many *steps* later: of the level, with the bursts about it
     and without what counting adds.

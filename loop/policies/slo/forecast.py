@@ -119,6 +119,7 @@ class History:
         )
 
 
+@np.errstate(under="ignore")
 def with_samples(
     histories: Sequence[History],
     values: Sequence[float],
@@ -204,6 +205,7 @@ class Forecast:
         return float(self.futures[min(int(quantile * len(self.futures)), len(self.futures) - 1)])
 
 
+@np.errstate(under="ignore")
 def forecast(
     histories: Sequence[History], *, lead_s: Sequence[float], quantile: Sequence[float]
 ) -> list[tuple[Forecast, History]]:
