@@ -69,6 +69,7 @@ def _run(options: Namespace) -> int:
     from inferno.web.live import History, Stream, WithPage
     from inferno.web.twin_page import SeenTwin, WithTimeline
     from inferno.worlds.world import check_speed, data_directory
+    from loop.backends.kube.arguments import batch_size
     from loop.clocks import MonotonicClock, date_now
     from loop.schema.reading import read_system
     from loop.services.logs import log
@@ -90,6 +91,7 @@ def _run(options: Namespace) -> int:
         spec,
         clock=MonotonicClock(speed=options.speed).now_s,
         start=date_now(),
+        batch_of=batch_size,  # the world and the loop read command lines alike
         address=f"{options.host}:{options.port}",
         speed=options.speed,
         seed=options.seed,

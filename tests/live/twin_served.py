@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import httpx
 from kubernetes import client
 
+from loop.backends.kube.arguments import batch_size
 from loop.clocks import MonotonicClock
 from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
@@ -79,6 +80,7 @@ def serving_twin(
         spec,
         clock=clock or MonotonicClock(speed=speed).now_s,
         start=datetime.now(UTC),
+        batch_of=batch_size,
         speed=speed,
         tokens=tokens,
         anonymous=anonymous,

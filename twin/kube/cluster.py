@@ -22,6 +22,7 @@ from twin.kube.apiserver.rest import Rest
 from twin.kube.apiserver.server import ApiServer
 from twin.kube.apiserver.storage import Commits, Dates, Store
 from twin.kube.deployments import Fleet
+from twin.kube.desired import BatchOf, untold
 from twin.kube.faults import Fault, Faults, described, parse_faults, read_faults
 from twin.kube.files import create_objects, read_manifests, read_token_file
 from twin.kube.load import LoadFeeder
@@ -59,8 +60,8 @@ class TwinCluster:
 
     *clock* tells the time that the world is to keep up with, which runs *speed* times as fast as
     that of the machine; *start* is the date of its 0. *tokens* gives the identity of each token;
-    *anonymous* is the identity of a client that sends none. Nothing happens but in advance and in
-    the calls of server: all in one thread.
+    *anonymous* is the identity of a client that sends none. *batch_of* reads the command lines of
+    containers. Nothing happens but in advance and in the calls of server: all in one thread.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TwinCluster:
         *,
         clock: Callable[[], float],
         start: datetime,
+        batch_of: BatchOf = untold,
         speed: float = 1.0,
         seed: int = 1,
         tokens: Mapping[str, Identity] | None = None,
@@ -101,7 +103,7 @@ class TwinCluster:
             cluster, self.commits, machines, events=events, faults=self.faults
         )
         self._cluster = cluster
-        world = World(spec=spec, cluster=cluster, feeder=self._feeder)
+        world = World(spec=spec, cluster=cluster, feeder=self._feeder, batch_of=batch_of)
         self._fleet = Fleet(world, self.commits, machines, events=events, faults=self.faults)
         self._bare = BarePods(self.commits)
         self._windows = Windows(window_s=spec.world.window_s)
@@ -274,6 +276,7 @@ def start_twin(
     *,
     clock: Callable[[], float],
     start: datetime,
+    batch_of: BatchOf = untold,
     address: str,
     speed: float = 1.0,
     seed: int = 1,
@@ -294,6 +297,7 @@ def start_twin(
         spec,
         clock=clock,
         start=start,
+        batch_of=batch_of,
         speed=speed,
         seed=seed,
         tokens=read_token_file(tokens) if tokens else {TOKEN: ADMIN},

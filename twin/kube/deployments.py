@@ -222,7 +222,7 @@ class Fleet:
             if workload is not None:
                 workload.end(now_s)
             return
-        desired = desired_state(deployment, self._world.spec)
+        desired = desired_state(deployment, self._world.spec, batch_of=self._world.batch_of)
         if desired.managed and not desired.problem and desired.node_selector:
             type_ = self._world.spec.accelerators[desired.accelerator].type
             if not self._machines.selected(type_, desired.node_selector):

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from typing import Any
 
 from twin.kube.apiserver.objects import Json, at_path, labels_of, name_of
@@ -29,9 +28,14 @@ MANAGED = f"{PREFIX}managed"
 MAX_BATCH_DEFAULT = 256
 """Requests that vLLM lets run together without --max-num-seqs."""
 
-MAX_BATCH_ARGUMENT = "--max-num-seqs"
-ENGINES_ARGUMENTS = ("--data-parallel-size-local", "-dpl", "--data-parallel-size", "-dp")
-"""How many engines of a pod vLLM gives a batch of that size each: the first that is given."""
+BatchOf = Callable[[Sequence[Mapping[str, Any]]], int | None]
+"""Reads out of containers the batch size that command lines tell their engines, None if they tell
+none.
+"""
+
+
+def untold(_containers: Sequence[Mapping[str, Any]]) -> None:
+    """Read no command line: the batch size is that of the label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +71,10 @@ class DesiredState:
     load_problem: str = ""
 
 
-def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
-    """Return the desired state of *deployment* in the world of *spec*."""
+def desired_state(deployment: Json, spec: ClusterSpec, *, batch_of: BatchOf) -> DesiredState:
+    """Return the desired state of *deployment* in the world of *spec*. As on a real cluster the
+    batch size that its command line tells is in force, and a label is where that tells none.
+    """
     labels = labels_of(deployment)
     model, accelerator = (
         labels.get(f"{PREFIX}model", ""),
@@ -83,7 +89,7 @@ def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
         model=model,
         service_class=labels.get(f"{PREFIX}class") or "Free",
         accelerator=accelerator,
-        max_batch=_max_batch(labels, template),
+        max_batch=_max_batch(labels, template, batch_of),
         replicas=min(replicas, SIMULATED_REPLICAS_MAX),
         revision=sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
         node_selector=at_path(template, "spec.nodeSelector") or {},
@@ -161,32 +167,12 @@ def _problem(model: str, accelerator: str, spec: ClusterSpec) -> str:
     return f"the twin has no data for model {model!r} on accelerator {accelerator!r}"
 
 
-def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any]) -> int:
+def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any], batch_of: BatchOf) -> int:
+    containers = at_path(template, "spec.containers") or ()
     label = whole(labels.get(f"{PREFIX}allocation.maxbatchsize") or "")
-    told = label or _number(template, MAX_BATCH_ARGUMENT) * _engines(template)
+    told = batch_of(containers) or label or 0
     # A larger batch than is simulated counts as none.
     return told if 0 < told <= SIMULATED_BATCH_MAX else MAX_BATCH_DEFAULT
-
-
-def _engines(template: Mapping[str, Any]) -> int:
-    return next(filter(None, (_number(template, name) for name in ENGINES_ARGUMENTS)), 1)
-
-
-def _number(template: Mapping[str, Any], argument: str) -> int:
-    """Return the number that *argument* has in a *template*, 0 if it has none: of one that is given
-    twice, the last of its container; engines take - and _ for each other.
-    """
-    for container in at_path(template, "spec.containers") or ():
-        words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        given = [
-            told if equals else str(following)
-            for word, following in pairwise([*words, ""])
-            for name, equals, told in [str(word).partition("=")]
-            if name.replace("_", "-") == argument
-        ]
-        if given:
-            return whole(given[-1]) or 0
-    return 0
 
 
 def _figure(text: str | None) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from twin.kube.apiserver.objects import Json, name_of, namespace_of
-from twin.kube.desired import DesiredState, server_of
+from twin.kube.desired import BatchOf, DesiredState, server_of
 from twin.kube.load import LoadFeeder
 from twin.serving.cluster import Cluster
 from twin.serving.deployment import Deployment
@@ -100,6 +100,7 @@ class World:
     spec: ClusterSpec
     cluster: Cluster
     feeder: LoadFeeder
+    batch_of: BatchOf
 
 
 class Workload:

@@ -316,6 +316,12 @@ def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
     return _batch_of(_told(containers))
 
 
+def batch_size(containers: Sequence[Json]) -> int | None:
+    """Return the batch size that the engine in *containers* is told, None if it is told none."""
+    found = batch_of(containers)
+    return None if found is None else found[1]
+
+
 def _told(containers: Sequence[Json]) -> str:
     return json.dumps([{key: one[key] for key in _TELLING if key in one} for one in containers])
 

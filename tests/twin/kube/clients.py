@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from loop.backends.kube.arguments import batch_size
 from twin.kube.apiserver.errors import ApiError
 from twin.kube.apiserver.server import Call, Reply
 from twin.kube.cluster import TwinCluster
@@ -33,7 +34,12 @@ class Client:
     ) -> None:
         self.time_s = 0.0
         self.twin = TwinCluster(
-            spec, clock=lambda: self.time_s, start=START, faults=faults, speed=speed
+            spec,
+            clock=lambda: self.time_s,
+            start=START,
+            batch_of=batch_size,
+            faults=faults,
+            speed=speed,
         )
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "infer"}})
         self.until(0.0)

@@ -218,8 +218,10 @@ def test_requests_wait_at_the_gateway_while_no_pod_is_ready() -> None:
     assert metrics(page(client, "/metrics"))["inferno_gateway_backlog"] == 0
 
 
-def test_the_batch_of_the_label_is_in_force() -> None:
-    """Without a label the argument of the engine counts, as on a real cluster."""
+def test_the_batch_that_a_command_line_tells_is_in_force() -> None:
+    """As on a real cluster; a label is where that tells none. The twin and the loop read it alike,
+    inside a command for a shell too.
+    """
 
     def running(labels: dict[str, str | None], args: list[str]) -> float:
         client = Client(QUICK)
@@ -231,13 +233,16 @@ def test_the_batch_of_the_label_is_in_force() -> None:
         return metrics(page(client, "/metrics"))["vllm:num_requests_running"]
 
     key = "inferno.server.allocation.maxbatchsize"
-    assert running({key: "3"}, ["--max-num-seqs=5"]) == 3
+    assert running({key: "3"}, []) == 3
+    assert running({key: "3"}, ["--max-num-seqs=5"]) == 5
     assert running({key: None}, ["--max-num-seqs=5"]) == 5
     assert running({key: None}, ["--max-num-seqs", "6"]) == 6
-    # Each engine of data parallelism has a batch of its own; a label is of the whole pod.
+    # Each engine of data parallelism has a batch of its own.
     assert running({key: None}, ["--max-num-seqs=3", "--data-parallel-size", "2"]) == 6
     assert running({key: None}, ["--max-num-seqs=3", "-dp", "4", "-dpl=2"]) == 6
-    assert running({key: "3"}, ["--max-num-seqs=5", "--data-parallel-size=2"]) == 3
+    assert running({key: "3"}, ["--max-num-seqs=5", "--data-parallel-size=2"]) == 10
+    assert running({key: None}, ["sh", "-c", "N=7; vllm serve m --max-num-seqs $N"]) == 7
+    assert running({key: None}, ["--max-running-requests", "8"]) == 8
     # Of one given twice the last counts, and engines take _ for -.
     assert running({key: None}, ["--max-num-seqs", "6", "--max_num_seqs=4"]) == 4
     assert running({key: None}, []) > 50
