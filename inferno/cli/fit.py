@@ -109,8 +109,8 @@ def _add_choices(parser: ArgumentParser) -> None:
         choices=("auto", "sum", "roofline"),
         default="auto",
         help="the latency model: the sum above, the soft roofline, in which reading and computing "
-        "overlap, or what predicts the second half of each log better (auto, default); of a table "
-        "of operating points the roofline is searched for p, which may come out as the sum",
+        "overlap, or what predicts better what was not fitted (auto, default): the second half of "
+        "each log, or of a table every other point by load; of a table p is searched for, too",
     )
     parser.add_argument(
         "--scheduling",

@@ -4,13 +4,15 @@ in closed form.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from twin.fit.fitting import alternating, fit_logs
+from twin.fit.fitting import FAMILIES, alternating, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
@@ -27,6 +29,23 @@ def at(point: OperatingPoint, *, overhead_ms: float = 0.0) -> Steady:
     """Return what clients of a replica with MODEL see."""
     return operate(
         point, latency_model=MODEL, max_batch=64, token_budget=2048, overhead_ms=overhead_ms
+    )
+
+
+def _rows(points: Sequence[OperatingPoint], seen: Sequence[Steady]) -> RequestRows:
+    """Return *points* as a table that tells what was *seen* of each."""
+    first_s, itl_s = np.array([(one.ttft_s, one.itl_s) for one in seen]).T
+    outputs = np.array([round(point.output_tokens) for point in points])
+    return RequestRows(
+        source="points",
+        line=np.arange(len(points)),
+        queued_s=np.zeros(len(points)),
+        first_token_s=first_s,
+        last_token_s=first_s + (outputs - 1) * itl_s,
+        input_tokens=np.array([round(point.input_tokens) for point in points]),
+        output_tokens=outputs,
+        place="point",
+        points=tuple(points),
     )
 
 
@@ -104,6 +123,48 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert "form: sum, sync scheduling" in fit_text(found)  # was in --json alone
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "scheduling"), [("sum", "async"), ("roofline", "sync")])
+def test_the_family_of_a_table_is_the_one_that_predicts_held_out_points(
+    form: str, scheduling: Literal["sync", "async"]
+) -> None:
+    """The loss of the fit likes whatever has more to bend."""
+    made = LatencyModel(
+        alpha_ms=7.0,
+        beta_ms=0.02,
+        gamma_ms=1e-4,
+        launch_ms=0.0 if form == "sum" else 1.4,
+        p=1.0 if form == "sum" else 1.8,
+    )
+    shapes = [(200, 100), (1500, 60), (400, 200)]
+    points = [
+        OperatingPoint(rate_rps=rate, input_tokens=prompt, output_tokens=output)
+        for rate in (0.5, 2.0, 4.0, 8.0)
+        for prompt, output in shapes
+    ]
+    seen = [
+        operate(
+            each,
+            latency_model=made,
+            max_batch=128,
+            token_budget=4096,
+            scheduling=scheduling,
+            seed=7,
+        )
+        for each in points
+    ]
+    rows = _rows(points, seen)
+    found = fit_logs(
+        [rows], limits=ReplicaLimits(max_batch=128, token_budget=4096), families=FAMILIES
+    )
+    assert found.family.scheduling == scheduling
+    assert (found.family.p < 1.15) == (form == "sum")
+    assert len(found.families) == 4
+    assert found.check == found.families[found.family]
+    text = fit_text(found)
+    assert f"chosen: {found.family.name}, as every 2nd point by load predicts the rest" in text
+
+
 @pytest.mark.parametrize("load", ["rate_rps", "concurrency"])
 def test_half_a_table_is_every_other_load(tmp_path: Path, load: str) -> None:
     """A sweep that was cut in file order predicted its own end."""
@@ -120,6 +181,8 @@ def test_half_a_table_is_every_other_load(tmp_path: Path, load: str) -> None:
     assert (found.output_tokens - 100).tolist() == [
         point.rate_rps or point.users for point in found.points
     ]
+    other = alternating(rows, turned=True)
+    assert other.output_tokens.tolist() == [*range(102, 121, 2), *range(101, 120, 2)]
 
 
 def test_a_table_of_too_few_points_is_told_in_points(tmp_path: Path) -> None:
@@ -193,18 +256,7 @@ def test_what_a_proxy_takes_is_not_put_upon_the_prefill(tokens_per_step: float) 
         )
         for each in points
     ]
-    first_s = np.array([one.ttft_s for one in seen])
-    rows = RequestRows(
-        source="points",
-        line=np.arange(len(points)),
-        queued_s=np.zeros(len(points)),
-        first_token_s=first_s,
-        last_token_s=first_s + 79 * np.array([one.itl_s for one in seen]),
-        input_tokens=np.full(len(points), 32),
-        output_tokens=np.full(len(points), 80),
-        place="point",
-        points=tuple(points),
-    )
+    rows = _rows(points, seen)
     found = fit_logs(
         [rows],
         limits=limits,

@@ -7,7 +7,7 @@ The search itself is in twin.fit.search. docs/validation.md says how well this d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ from twin.spec import LatencyModel, SpecError
 
 ROWS_MIN = 10
 POINTS_MIN = 3  # of a table of operating points, each of which stands for many requests
+# Of a table of fewer none are held out to choose a family. Of one of more, half is predicted by the
+# rest once, not both halves by each other: each point is a simulation.
+HELD_OUT_MIN, BOTH_MAX = 10, 20
 # Of a longer log this many are fitted unless the caller names others: a fit replays them some 900
 # times.
 ROWS_FITTED_MAX = 1000
@@ -97,8 +100,9 @@ def fit_logs(
 
     fitted None means all, up to ROWS_FITTED_MAX together. The fit sees no row after them, the
     scores see all. with_overhead asks for the time that requests spend outside the engine, as logs
-    of clients hold it. With *start* the search begins near that model instead of everywhere, which
-    takes a tenth of the time. *overhead* is what is thought of that time before. Raise SpecError,
+    of clients hold it. Of *families* the one is taken that predicts best what was held out. With
+    *start* the search begins near that model instead of everywhere, which takes a tenth of the
+    time. *overhead* is what is thought of that time before. Raise SpecError,
     one line, for a log or a limit that cannot be.
     """
     part = fitted or slice(max(ROWS_FITTED_MAX // len(logs), ROWS_MIN))
@@ -114,8 +118,7 @@ def fit_logs(
     stop = max(part.indices(len(rows))[1] for rows in logs)
     seen = [rows.part(part) for rows in logs]
     if of_points:
-        kinds = _of_a_table(families)
-        end = _of_points(PointSearch(logs, family=kinds[0], **given), kinds[1:], seen)
+        end = _of_points(logs, _of_a_table(families), seen, given)
     else:
         begin = _figures(start or _sheet(logs, prior))
         first = Search(logs, family=families[0], start=begin, **given)
@@ -189,36 +192,61 @@ def _of_requests(
     )
 
 
-def _of_points(first: PointSearch, others: Sequence[Family], seen: Sequence[RequestRows]) -> _End:
-    """Return what is found of the way to plan that explains most."""
-    search = first
-    latency_model, overhead_ms = search.best()
-    evaluations = search.evaluations
-    for family in others:
-        # From where the first ended, unless that is the sum, of which no form is searched for.
-        begin = first.family if 1.0 not in (family.p, first.family.p) else family
-        another = first.like(replace(family, p=begin.p))
-        found = another.best()
-        evaluations += another.evaluations
-        if another.cost < search.cost:
-            search, (latency_model, overhead_ms) = another, found
+def _of_points(
+    logs: Sequence[RequestRows],
+    families: Sequence[Family],
+    seen: Sequence[RequestRows],
+    given: Mapping[str, Any],
+) -> _End:
+    """Return what is found of the family that predicts best the points that it was not fitted to;
+    of a table too short for that, of the roofline that explains most.
+    """
     halves: dict[Family, ReplayScore] = {}
-    if min(map(len, seen)) >= 2 * ROWS_MIN:
-        halves[search.family], tried = _halves(list(map(alternating, seen)), search)
-        evaluations += tried
+    evaluations = 0
+    if min(map(len, seen)) >= HELD_OUT_MIN:
+        for family in families:
+            halves[family], tried = _predicted(seen, family, given)
+            evaluations += tried
+        chosen = [_chosen(halves, families)]
+    else:
+        chosen = [each for each in families if each.p != 1.0] or list(families)
+    searches = [PointSearch(logs, family=family, **given) for family in chosen]
+    ends = [search.best() for search in searches]
+    place = min(range(len(ends)), key=lambda place: searches[place].cost)
+    search, (latency_model, overhead_ms) = searches[place], ends[place]
     return _End(
         search=search,
         latency_model=latency_model,
         overhead_ms=overhead_ms,
-        halves=halves,
-        evaluations=evaluations,
+        # The one that was chosen with what was found of it.
+        halves={search.family if each in chosen else each: halves[each] for each in halves},
+        evaluations=evaluations + sum(search.evaluations for search in searches),
         is_near=True,
     )
 
 
-def alternating(rows: RequestRows) -> RequestRows:
-    """Return the operating points *rows* with every other one by load in the first half: a sweep
-    that is cut in two asks its light loads to tell the heavy ones.
+def _predicted(
+    seen: Sequence[RequestRows], family: Family, given: Mapping[str, Any]
+) -> tuple[ReplayScore, int]:
+    """Return how models of *family*, fitted to every other point of *seen* by load, predict the
+    others, and the replays that this took.
+    """
+    turns = (False, True) if max(map(len, seen)) <= BOTH_MAX else (False,)
+    half = min(map(len, seen)) // 2
+    rows, replays, evaluations = [], [], 0
+    for turned in turns:
+        points = [alternating(each, turned=turned) for each in seen]
+        search = PointSearch(points, family=family, **{**given, "part": slice(half)})
+        latency_model, overhead_ms = search.best()
+        rows += points
+        replays += search.replays(points, latency_model, overhead_ms)
+        evaluations += search.evaluations
+    return score_logs(rows, replays, of=slice(half, None)), evaluations
+
+
+def alternating(rows: RequestRows, *, turned: bool = False) -> RequestRows:
+    """Return the operating points *rows* with every other one by load in the first half, or the
+    others if *turned*: a sweep that is cut in two asks its light loads to tell the heavy ones.
     """
 
     def load(place: int) -> tuple[float, ...]:
@@ -226,15 +254,16 @@ def alternating(rows: RequestRows) -> RequestRows:
         return (point.users or 0, point.rate_rps or 0.0, point.input_tokens, point.output_tokens)
 
     order = sorted(range(len(rows)), key=load)
-    return rows.in_order([*order[::2], *order[1::2]])
+    first, second = (order[1::2], order[::2]) if turned else (order[::2], order[1::2])
+    return rows.in_order([*first, *second])
 
 
 def _of_a_table(families: Sequence[Family]) -> list[Family]:
-    """Return one of *families* for each way to plan: of a table the form is searched for, from the
-    sum to nothing but the longer of both, and the host as well.
+    """Return one of *families* for each form and way to plan, the rooflines first: of those p and
+    the host are searched for.
     """
-    curved = [family for family in families if family.p != 1.0] or families
-    return list({family.scheduling: family for family in curved}.values())
+    kinds = {(family.p == 1.0, family.scheduling): family for family in families}
+    return sorted(kinds.values(), key=lambda family: family.p == 1.0)
 
 
 def _sheet(logs: Sequence[RequestRows], prior: Prior | None) -> LatencyModel | None:

@@ -73,12 +73,14 @@ def fit_text(result: FitResult) -> str:
 
 def _families(result: FitResult) -> list[str]:
     """Return which form was found or chosen, and why."""
+    if not result.families and result.of_table:
+        few = "by the loss of the fit: too few points to hold some out"
+        return ["", f"  form: {result.family.name} ({few})"]
     if len(result.families) < 2:
         return ["", f"  form: {result.family.name}"]
-    lines = [
-        "",
-        f"  chosen: {result.family.name}, as the 1st halves predict the 2nd ones",
-    ]
+    how = "every 2nd point" if result.of_table else "the 1st halves predict the 2nd ones"
+    how += " by load predicts the rest" if result.of_table else ""
+    lines = ["", f"  chosen: {result.family.name}, as {how}"]
     width = max(len(family.name) for family in result.families)
     lines += [
         f"    {family.name:<{width}} e2e MAPE {score.e2e_mape:>7.2%}  TTFT MAPE "
@@ -111,7 +113,7 @@ def _errors(result: FitResult) -> list[str]:
     if result.held_out:
         scores.append(("later requests", result.held_out))
     if result.check:
-        what = "every 2nd by the rest" if result.of_table else "2nd half by 1st half"
+        what = "held-out points" if result.of_table else "2nd half by 1st half"
         scores.append((what, result.check))
     lines = [
         "",
