@@ -25,6 +25,7 @@ BORN_FACTOR, BORN_RPS = 3.0, 10.0
 OTHERS_MIN, DIP_SCRAPES_MAX = 3, 2
 # An engine that generates so evenly does not stop for the time between two scrapes.
 REPEAT_SCRAPES_MIN, STEADY_PART = 4, 0.5
+FLUTTER_S = 2.0  # of the time at which one process began, as it is told again and again
 TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
 TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
 # An engine gives each request inside a token at twice its best mean speed at most. So many
@@ -50,12 +51,7 @@ def by_turns(port: Process) -> list[Process]:
     chains = _by_birth(process)
     if chains is None:
         chains = _by_counts(process)
-        falls = len(chains) > 1 or any(
-            now < before
-            for counter in COUNTERS
-            for points in process.by_quantity.get(counter, {}).values()
-            for (_, before), (_, now) in pairwise(points)
-        )
+        falls = len(chains) > 1 or _falls(process)
         if any(_beyond_an_engine(process, of, falls=falls) for of in chains):
             chains = [[time_s] for time_s in process.times_s]
     if len(chains) < 2:
@@ -145,11 +141,25 @@ def repeats(*, inside: Any, least: Any, most: Any) -> Any:
 
 
 def _of_one_birth(process: Process) -> bool:
-    """Tell whether all pages say that they are of a process that began at one time."""
+    """Tell whether all pages say that they are of a process that began at one time: to the second
+    where no counter falls, for some programs reckon it anew from a clock that is set meanwhile.
+    """
     columns = list(process.by_quantity.get("start_time", {}).values())
     if len(columns) != 1 or len(columns[0]) != len(process.times_s):
         return False
-    return len({began for _, began in columns[0]}) == 1
+    births = {began for _, began in columns[0]}
+    return len(births) == 1 or (
+        max(births, default=0.0) - min(births, default=0.0) <= FLUTTER_S and not _falls(process)
+    )
+
+
+def _falls(process: Process) -> bool:
+    return any(
+        now < before
+        for counter in COUNTERS
+        for points in process.by_quantity.get(counter, {}).values()
+        for (_, before), (_, now) in pairwise(points)
+    )
 
 
 def _in_order(process: Process) -> Process:

@@ -594,6 +594,12 @@ def test_series_that_name_their_pod_otherwise_are_told() -> None:
         ),
         (answering(b"<html>", status=503), "HTTP 503: Service Unavailable"),
         (answering({}, status=401), "HTTP 401"),
+        (answering(b"no org id\n", status=401), "HTTP 401: Unauthorized: no org id"),
+        (answering(b"\0\1\xff", status=401), "HTTP 401: Unauthorized"),
+        (
+            answering({"message": "invalid API key"}, status=403),
+            "HTTP 403: Forbidden: invalid API key",
+        ),
         (moved, "HTTP 302: Found: it sends us to https://login/: give that address?"),
         (answering(b"<html>"), "expected JSON, found '<html>'"),
         (answering(b"[" * 200_000), "expected JSON, found '[[["),

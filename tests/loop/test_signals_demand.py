@@ -1274,6 +1274,20 @@ def test_workers_that_answer_by_turns_at_one_port_are_read_each_by_itself(turns:
     )
 
 
+@pytest.mark.parametrize("crowd", [1, 4])
+def test_a_birth_that_is_told_a_second_apart_is_one(crowd: int) -> None:
+    """Go programs reckon it at each scrape from the start of the machine, which moves by a second
+    when its clock is set: 120 rpm were read for 60.
+    """
+    samples = [sample(NOW_S - 60.0 + 15.0 * i, success=100.0 + 15.0 * i) for i in range(5)]
+    began = [(one.t_s, 1.7e9 + i % 2) for i, one in enumerate(samples)]
+    series = [*series_of(samples), Series("process_start_time_seconds", (), began)]
+    letters = "abcd"[:crowd]
+    found = told_of(dict.fromkeys(letters, series), *map(pod, letters))
+    assert rate_rpm(found) == pytest.approx(60.0 * crowd)
+    assert found.warnings == ()
+
+
 def worker_pages(turns: str, *, births: bool = False) -> list[Series]:
     """Return what scrapes of one port show, at which one worker of each letter answers."""
     bases = {"A": 1000.0, "B": 40.0, "C": 7000.0, "D": 52000.0, "E": 3.0, "F": 300.0}

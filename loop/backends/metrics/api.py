@@ -276,13 +276,30 @@ def _query_url(url: str) -> httpx.URL:
     return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1/query")
 
 
+SAID_MAX = 200  # of a plain text
+
+
+def _said(body: bytes) -> str:
+    """Return what the *body* of a refusal says in words: Prometheus and those who speak as it does
+    in two fields, gateways before them in one, or in plain text; "" if it is a page for a browser.
+    """
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body[:SAID_MAX].decode("utf-8", errors="ignore").strip()
+        return text if text.isprintable() and text[:1] not in ("<", "{", "[") else ""
+    if not isinstance(told, dict):
+        return ""
+    kind, error = told.get("errorType"), told.get("error", told.get("message"))
+    if not isinstance(error, str):
+        return ""
+    return f"{kind}: {error}" if isinstance(kind, str) else error
+
+
 def _complaint(reply: Fetched) -> str:
     """Return what a refusal says, in one line."""
-    try:
-        told = json.loads(reply.body)
-        text = f"{told['errorType']}: {told['error']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = reply.reason
+    said = _said(reply.body)
+    text = reply.reason if not said else said if ": " in said else f"{reply.reason}: {said}"
     if reply.status in MOVED:
         text += f": it sends us to {reply.headers.get('Location', 'nowhere')}: give that address?"
     return f"HTTP {reply.status}: {' '.join(text.split())[:200]}"
