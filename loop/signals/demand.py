@@ -7,7 +7,7 @@ demand, which pods are missing, and what is done about it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loop.replacing import replace
@@ -31,6 +31,9 @@ CONTRADICTION_SHARE, CONTRADICTION_MIN = 1.25, 5.0
 ENDED_INTERVALS = 2.5
 # Ends that may be explained by serving since readiness, over what the slope explains: more says
 # that the pod was served before it was (last) ready.
+BEGUN_S_MAX = 1800.0  # a pod that becomes ready later than that has been ready before
+DATES_S = 2.0  # dates of objects are of whole seconds, and of clocks of their own
+BEGUN_RPS_MAX = 100.0  # an engine that has ended more since it is ready had begun before
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
 GAUGES_SHOWN = ("running", "waiting", "kv_usage")  # of a pod
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
@@ -175,6 +178,7 @@ def figures(
         replace(seen, latest=latest),
         serving,
         good,
+        heard,
         gone or {},
         telling=telling,
         settings=settings,
@@ -191,6 +195,7 @@ def _known(
     seen: Figures,
     serving: Sequence[ScrapedPod],
     good: Mapping[str, Sequence[Track]],
+    heard: Mapping[str, Sequence[Track]],
     gone: Mapping[str, tuple[float, float]],
     *,
     telling: Sequence[str],
@@ -199,7 +204,8 @@ def _known(
 ) -> Figures:
     """Return the figures that *good* tracks tell, from the first sample to the last one of any.
 
-    A pod without a track had as many requests, while it was ready, as one of those *telling*.
+    A pod without a track had as many requests, while it was ready, as one of those *telling*; one
+    that was *heard* once and is new had those that it tells of.
     """
     every = [track for of_pod in good.values() for track in of_pod]
     there = {name: _span(of_pod) for name, of_pod in good.items()}
@@ -215,9 +221,12 @@ def _known(
         there[pod.name] = (min(max(since_s, begin_s), end_s), end_s)
         if since_s > begin_s:
             at_first += sum(track.at_first for track in of_pod)
+    begun = _begun(serving, heard, telling=telling, begin_s=begin_s)
     arrivals = sum(
         _came(good[name], span)
         if name in good
+        else begun[name]
+        if name in begun
         else sum(_came(good[one], span) for one in telling) / len(telling)
         for name, span in there.items()
     )
@@ -227,7 +236,7 @@ def _known(
     total = _totals(every)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
-    silent = _silent(serving, good, settings=settings, now_s=now_s)
+    silent = _silent(serving, {**begun, **good}, settings=settings, now_s=now_s)
     missing = _missing(serving, silent)
     load: Load | None = _load(every, rate_rpm=rate_rpm)
     odd = _odd(every, settings=settings) if rate_rpm else ""
@@ -352,6 +361,34 @@ def _came(of_pod: Sequence[Track], span: tuple[float, float]) -> float:
     return sum(track.came(*span) for track in of_pod)
 
 
+def _begun(
+    serving: Sequence[ScrapedPod],
+    heard: Mapping[str, Sequence[Track]],
+    *,
+    telling: Sequence[str],
+    begin_s: float,
+) -> dict[str, float]:
+    """Return how many requests came to pods that have begun within the window and were *heard* once
+    so far: all that they had by then. A router may send these all that comes, and those with full
+    queues nothing.
+
+    None if no other pod has served all the time: it may all have been waiting for them.
+    """
+    since_s = {pod.name: pod.since_s for pod in serving}
+    if not any(since_s[name] <= begin_s for name in telling if name in since_s):
+        return {}
+    return {
+        pod.name: sum(track.at_first for track in of_pod)
+        for pod in serving
+        # What has been there for longer may have served, and failed a probe for a moment.
+        if pod.since_s > begin_s - DATES_S and pod.since_s - pod.created_s < BEGUN_S_MAX
+        for of_pod in [heard.get(pod.name, ())]
+        if of_pod and all(track.counts and len(track.times_s) == 1 for track in of_pod)
+        for ready_s in [max(0.0, max(track.times_s[0] for track in of_pod) - pod.since_s)]
+        if sum(track.ended_at_first for track in of_pod) <= EXPLAINED_MIN + BEGUN_RPS_MAX * ready_s
+    }
+
+
 def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float) -> float:
     """Return since when *pod* has been getting requests: since it is ready, unless its counters
     tell that it was before.
@@ -464,7 +501,7 @@ def _unknown(
 
 def _silent(
     serving: Sequence[ScrapedPod],
-    good: Mapping[str, Sequence[Track]],
+    good: Collection[str],
     *,
     settings: WindowSettings,
     now_s: float,

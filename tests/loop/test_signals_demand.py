@@ -1274,6 +1274,24 @@ def test_workers_that_answer_by_turns_at_one_port_are_read_each_by_itself(turns:
     )
 
 
+def test_what_a_new_pod_has_had_at_the_first_look_came_to_it() -> None:
+    """A router sends to the new pods what comes, and nothing to the one whose queue is full: 60 rpm
+    were read for 3000, which five pods as idle as the old one would have had.
+    """
+    new = [pod(letter, since_s=NOW_S - 50.0, created_s=NOW_S - 90.0) for letter in "bcd"]
+    old = [sample(NOW_S - 60.0, success=1000.0), sample(NOW_S, success=1006.0)]
+    first = [sample(NOW_S, success=140.0, running=40.0, waiting=20.0)]
+    samples = {"a": old} | dict.fromkeys("bcd", first)
+    found = seen(samples, pod("a"), *new)
+    assert rate_rpm(found) == pytest.approx(606.0)
+    assert found.warnings == ()
+    # If nobody served before, it may all have been waiting; and hours may be in its counters.
+    young = pod("a", since_s=NOW_S - 50.0, created_s=NOW_S - 90.0)
+    assert rate_rpm(seen(samples, young, *new)) < 100.0
+    back = [pod(letter, since_s=NOW_S - 50.0, created_s=NOW_S - 9e4) for letter in "bcd"]
+    assert rate_rpm(seen(samples, pod("a"), *back)) < 100.0
+
+
 @pytest.mark.parametrize("crowd", [1, 4])
 def test_a_birth_that_is_told_a_second_apart_is_one(crowd: int) -> None:
     """Go programs reckon it at each scrape from the start of the machine, which moves by a second
