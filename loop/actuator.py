@@ -58,7 +58,7 @@ def plan(
     for name, view in snapshot.servers.items():
         target = decision.targets.get(name)
         # This is the one place that decides what "held" means: no change at all.
-        if target is None or target.held or view.hold is not None:
+        if target is None or target.held or view.hold is not None or _stays(target, view):
             continue
         change = _change(target, view, limits=limits)
         if view.load is None and not reduce_unknown and _takes_away(change, view):
@@ -323,17 +323,16 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot, data: System
     replica: where more comes than it can take, its batches are always full.
     """
     targets = dict(decision.targets)
-    growing = {
-        name: kind
-        for name, view in snapshot.servers.items()
-        if (kind := _grows_on(targets.get(name), view, data)) is not None
-    }
+    growing: dict[str, str] | None = None
     for name, view in snapshot.servers.items():
         target = targets.get(name)
-        if target is None or target.held:
+        # What runs needs no more than all replicas that it runs in.
+        if target is None or target.held or target.replicas >= view.wanted:
             continue
         needed = _needed_in_flight(target, view)
         if target.why.kind == "capacity":
+            if growing is None:
+                growing = _growing(decision, snapshot, data)
             held = gpus(data, model=view.model, accelerator=view.accelerator, replicas=1)
             wanted = (kind for other, kind in growing.items() if other != name)
             needed = min(needed, 1) if held is not None and held[0] in wanted else needed
@@ -481,6 +480,15 @@ def _caches(view: ServerView) -> float:
     return sum(pod.kv_usage for pod in view.pods if pod.phase in ("ready", "starting"))
 
 
+def _growing(decision: Decision, snapshot: Snapshot, data: SystemData) -> dict[str, str]:
+    """Return the servers that are to have more GPUs of a type than they have, and of which."""
+    found = {
+        name: _grows_on(decision.targets.get(name), view, data)
+        for name, view in snapshot.servers.items()
+    }
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
 def _grows_on(target: Target | None, view: ServerView, data: SystemData) -> str | None:
     """Return the type of which *target* asks for more GPUs than *view* has, None if of none."""
     asked = _asked(target, view, data)
@@ -504,6 +512,19 @@ def _explained(view: ServerView) -> bool:
         return False
     served_s = (view.ttft_ms + view.itl_ms * max(load.out_tokens - 1.0, 0.0)) / 1000.0
     return view.running <= EXPLAINED_FACTOR * load.rate_rpm / 60.0 * served_s + EXPLAINED_MIN
+
+
+def _stays(target: Target, view: ServerView) -> bool:
+    """Tell whether *target* is what *view* has, within its bounds: nearly all are, in most cycles.
+    Of several pools `_change` makes one.
+    """
+    most = view.replicas_max
+    return (
+        target.pools == view.pools
+        and len(view.pools) == 1
+        and view.wanted >= view.replicas_min
+        and (most is None or view.wanted <= most)
+    )
 
 
 def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:

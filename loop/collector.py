@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import le
 from types import MappingProxyType
 
 from loop.replacing import replace
@@ -14,7 +15,7 @@ from twin.magnitudes import RATE_RPM_MAX, TOKENS_MAX
 
 Estimates = Mapping[str, Load]
 
-LARGEST = (RATE_RPM_MAX, TOKENS_MAX, TOKENS_MAX)
+NONE, LARGEST = (0.0, 0.0, 0.0), (RATE_RPM_MAX, TOKENS_MAX, TOKENS_MAX)
 NOTHING: Estimates = MappingProxyType({})
 
 
@@ -86,11 +87,13 @@ def _estimate(
     if load is None:
         return None, ""
     figures = (load.rate_rpm, load.in_tokens, load.out_tokens)
-    if not all(0 <= figure <= most for figure, most in zip(figures, LARGEST, strict=True)):
+    if not all(map(le, NONE, figures)) or not all(map(le, figures, LARGEST)):
         return None, f"load is not known: expected figures from 0 to {LARGEST[0]:g}, got {figures}"
     scale = _scale(view)
     if scale is None:
         return None, f"load is not known: none of {view.ready} ready pods reports"
+    if smoothing == 1.0 and scale == 1.0 and load.in_tokens > 0 and load.out_tokens > 0:
+        return load, ""  # as most are, in most cycles: nothing is to be made of it
     known = before or Load(rate_rpm=load.rate_rpm * scale, in_tokens=0.0, out_tokens=0.0)
     hoped = expected or known
     estimated = Load(

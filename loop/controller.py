@@ -302,10 +302,12 @@ class Controller:
         "export", that every server stays on its accelerator, at its batch.
         """
         system, stays = self._system, self._settings.mode == "export"
+        seen = snapshot.servers.items()
+        fixed = [(name, view) for name, view in seen if stays or view.batch_fixed]
+        if not fixed:
+            return system
         servers = dict(system.servers)
-        for name, view in snapshot.servers.items():
-            if not (stays or view.batch_fixed):
-                continue
+        for name, view in fixed:
             base = servers.get(name) or ServerData(name=name, model=view.model)
             servers[name] = replace(
                 base,

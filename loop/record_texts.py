@@ -104,12 +104,13 @@ class RecordTexts:
             for name, one in known.items()
         )
         models = ([one.model] for one in known.values() if one.model)
+        before, behind = _texts([head(record), tail(record, desired)])
         return [
-            text_of(head(record))[:-1] + ',"servers":[',
+            before[:-1] + ',"servers":[',
             *_joined(rows),
             '],"internals":[',
             *_joined(models),
-            "]," + text_of(tail(record, desired))[1:],
+            "]," + behind[1:],
         ]
 
     def _write(self, told: Mapping[str, _Told]) -> None:
@@ -168,13 +169,15 @@ def _told(record: CycleRecord, desired: Mapping[str, Change]) -> dict[str, _Told
 
 def _texts(rows: Sequence[Line]) -> list[str]:
     """Return each of *rows* as text: to write all at once takes less than one by one."""
+    if not rows:
+        return []
     plain = all(is_plain(row.get("details")) for row in rows)
     between: list[Any] = [_BETWEEN] * (2 * len(rows))
     between[::2] = rows
     text = text_of({"": between}, plain=plain)
     found = text[5 : -len(_CUT) - 1].split(_CUT)
-    if not rows or len(found) == len(rows):
-        return found[: len(rows)]
+    if len(found) == len(rows):
+        return found
     return [text_of(row, plain=is_plain(row.get("details"))) for row in rows]
 
 
