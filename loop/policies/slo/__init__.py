@@ -19,8 +19,8 @@ from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.demand import NOTHING, Memories
-from loop.policies.slo.lately import Lately, Told
-from loop.policies.slo.moves import settle, settling
+from loop.policies.slo.lately import Decided, Lately, Told
+from loop.policies.slo.moves import next_turn_s, settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
 from loop.replacing import replace
@@ -99,6 +99,9 @@ class SloPolicy:
         settings = replace(self._settings(), figures=self.optimize is not None)
         sizing = self._sizing()
         case = make_case(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
+        decided = self.lately.decided
+        if decided is not None and decided.holds(case):
+            return decided.decision, case.memories
         asking = Asking(
             ask=within_reach(ask, snapshot),
             plain=ask,
@@ -118,7 +121,16 @@ class SloPolicy:
             moved_s = snapshot.now_s if name in moved else memory.moved_s
             if memory.replica_rpm != one.rate_max_rpm or memory.moved_s != moved_s:
                 memories[name] = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
-        return self._decision(case, found, moved), memories
+        decision = self._decision(case, found, moved)
+        self._note(replace(case, memories=memories), decision, lasts=not moved)
+        return decision, memories
+
+    def _note(self, case: Case, decision: Decision, *, lasts: bool) -> None:
+        """Remember the *decision* for as long as nothing new is seen, if it *lasts* and depends on
+        nobody else: a service may answer something else at any time.
+        """
+        lasts = lasts and self.optimize is None and not case.stays
+        self.lately.decided = Decided(case, decision, next_turn_s(case)) if lasts else None
 
     def _settled(self, case: Case, asking: Asking) -> tuple[Case, Found, dict[str, int]]:
         """Return the case with the shares of servers that can have no more, what is found, and who

@@ -28,6 +28,7 @@ from loop.policies.slo.worth import worth_of
 from loop.replacing import replace
 from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
 from loop.types import Load, Why
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.optimizer.rules import OptimizerSettings
@@ -142,10 +143,12 @@ class Sizing:
         return replace(view.load, rate_rpm=view.load.rate_rpm + waits_rpm)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What is to be decided: held are the servers that nothing may be asked for, woken those that
-    get their first replica; system has the margins of all classes.
+    get their first replica; system has the margins of all classes. stays are filled with the
+    servers of which somebody asks how long they have stayed: that is another answer each second.
     """
 
     snapshot: Snapshot
@@ -157,6 +160,7 @@ class Case:
     held: Mapping[str, Why]
     woken: Mapping[str, Target]
     shares: Mapping[str, float] = field(default_factory=dict)
+    stays: set[str] = field(default_factory=set, compare=False)
     easy: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def sized(self, *, bare_from: int | None = None, drains: bool = True) -> SystemData:
@@ -218,6 +222,8 @@ class Case:
     def stayed_s(self, name: str) -> float:
         """Return how long ago *name* moved to where it is; for ever if it has not."""
         moved_s = self.memories[name].moved_s
+        if moved_s is not None:
+            self.stays.add(name)
         return math.inf if moved_s is None else self.snapshot.now_s - moved_s
 
     def start_up_s(self, name: str, accelerator: str = "") -> float:
@@ -287,8 +293,8 @@ def _demands(
     views = {name: view for name, view in seen.items() if name not in quiet}
     memories = remember(state, views, now_s=now_s, window_s=window_s)
     servers = _to_be_counted(views, data, memories, sizing)
-    found = units(data, servers, ask=ask, settings=settings) if servers else {}
-    memories |= {name: counted_in(memories[name], unit) for name, unit in found.items()}
+    counted = units(data, servers, ask=ask, settings=settings) if servers else {}
+    memories |= {name: counted_in(memories[name], unit) for name, unit in counted.items()}
     asked = {}
     for name, view in views.items():
         load = _measured(view)
@@ -303,11 +309,12 @@ def _demands(
         asked[name] = Asked(view, load, worth_of(data, view), horizon)
     demands, known = demanded(memories, asked, now_s=now_s)
     for name, demand in demands.items():
-        lately.demanded.pop(name, None)
-        if known[name] is state.get(name):
-            kept_s = held_s(known[name], asked[name].horizon)
-            steps = known[name].demands.steps_since(now_s - kept_s)
-            lately.demanded[name] = Demanded(views[name], known[name], demand, kept_s, steps)
+        last, memory = lately.demanded.get(name), known[name]
+        demands[name] = found = demand if last is None else last.again(views[name], demand)
+        kept_s = held_s(memory, asked[name].horizon)
+        steps = memory.demands.steps_since(now_s - kept_s)
+        kept = memory if memory is state.get(name) else None
+        lately.demanded[name] = Demanded(views[name], kept, found, kept_s, steps)
     demands, memories = {**quiet, **demands}, {**state, **memories, **known}
     return (
         {name: demands[name] for name in seen if name in demands},

@@ -6,27 +6,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from loop.replacing import replace
 from loop.types import only_older
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from loop.optimizer.solution import Assignment
+    from loop.policies.slo.case import Case
     from loop.policies.slo.demand import Demand, Memory
     from loop.spec import ServerData, SystemData
-    from loop.types import ServerView, Target
+    from loop.types import Decision, ServerView, Snapshot, Target
 
 # Which of its loads a server is sized for, and at most how much of it [requests/min].
 Part = tuple[str, float | None]
 
 
 class Demanded(NamedTuple):
-    """What was demanded of a server, after which its memory was what it was before, and what that
-    depends on. steps: of the demands that are held for held_s.
+    """What was demanded of a server, and what that depends on. memory: its own, if that is what it
+    was before (None: something was learnt). steps: of the demands that are held for held_s.
     """
 
     view: ServerView
-    memory: Memory
+    memory: Memory | None
     demand: Demand
     held_s: float
     steps: int
@@ -36,12 +38,62 @@ class Demanded(NamedTuple):
         demand is given up.
         """
         return (
-            memory is self.memory
+            memory is not None
+            and memory is self.memory
             and not memory.history.rates.is_due(now_s)
             and not memory.demands.is_due(now_s)
             and memory.demands.steps_since(now_s - self.held_s) == self.steps
             and only_older(view, self.view)
         )
+
+    def again(self, view: ServerView, demand: Demand) -> Demand:
+        """Return *demand*, or the last one if that says the same of the same view: what follows
+        from it is known then.
+        """
+        last = self.demand
+        same = (
+            last.forecast is demand.forecast
+            and last.load == demand.load
+            and last.least == demand.least
+            and last.coming == demand.coming
+        )
+        return last if same and only_older(view, self.view) else demand
+
+
+class Decided(NamedTuple):
+    """What was decided of a case, and until when that holds if nothing new is seen."""
+
+    case: Case
+    decision: Decision
+    until_s: float
+
+    def holds(self, case: Case) -> bool:
+        """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
+        the same views, or nothing is and the views are only older.
+        """
+        last, now, then = self.case, case.snapshot, self.case.snapshot
+        return (
+            now.now_s < self.until_s
+            and case.data is last.data
+            and list(now.servers) == list(then.servers)
+            and now.window_s == then.window_s
+            and _totals(now) == _totals(then)
+            and now.capacity_max == then.capacity_max
+            and case.held == last.held
+            and case.woken == last.woken
+            and all(
+                case.memories[name] is last.memories[name]
+                and case.demands.get(name) is last.demands.get(name)
+                and (name in case.demands or only_older(view, then.servers[name]))
+                for name, view in now.servers.items()
+            )
+        )
+
+
+def _totals(snapshot: Snapshot) -> dict[str, int] | None:
+    if snapshot.capacity is None:
+        return None
+    return {kind: view.total for kind, view in snapshot.capacity.items()}
 
 
 class Told(NamedTuple):
@@ -59,11 +111,13 @@ class Told(NamedTuple):
 
 
 class Lately:
-    """What was found last, by server."""
+    """What was found last: of each server, and of all together."""
 
     def __init__(self) -> None:
         self.demanded: dict[str, Demanded] = {}
+        self.decided: Decided | None = None
         self.targets: dict[str, tuple[Told, Target]] = {}
+        self._staying: dict[str, tuple[ServerData, ServerData]] = {}
         self._servers: dict[str, tuple[Demand, dict[Part, ServerData]]] = {}
         self._by: tuple[SystemData, object, float] | None = None
 
@@ -73,7 +127,7 @@ class Lately:
         """Forget servers that are not among *names*, and what was demanded by other data, sized in
         another way or seen over another window.
         """
-        for known in (self.demanded, self.targets, self._servers):
+        for known in (self.demanded, self.targets, self._staying, self._servers):
             for name in [name for name in known if name not in names]:
                 del known[name]
         by, self._by = self._by, (data, sizing, window_s)
@@ -87,4 +141,11 @@ class Lately:
         last = self._servers.get(name)
         if last is None or last[0] is not demand:
             last = self._servers[name] = demand, {}
+        return last[1]
+
+    def staying(self, server: ServerData) -> ServerData:
+        """Return *server* staying on the accelerator that it has."""
+        last = self._staying.get(server.name)
+        if last is None or last[0] is not server:
+            last = self._staying[server.name] = server, replace(server, keep_accelerator=True)
         return last[1]

@@ -12,6 +12,7 @@ from loop.policies.slo.ask import Found
 from loop.policies.slo.shares import DRAIN_S, KNOWN_S, PAYS_WITHIN_S, away_share, share_out
 from loop.policies.slo.worth import LATE, MET_CENTS_LOWEST, met_cents, met_share, served_share
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,9 +37,11 @@ LONG_S, UNSURE_MAX = 600.0, 0.5
 # replica that is half used has room for takes more of the small ones. Savings of a third were none
 # in the end.
 ABOUT = tuple(0.8 + 0.04 * step for step in range(21))
+MOMENT_S = 1e-6
 SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """One server that the optimizer would move. stay is what it would have where it is (None: it
@@ -152,13 +155,29 @@ def settle(
         found = _staying(case, asking, found, stayers)
 
 
+def next_turn_s(case: Case) -> float:
+    """Return when a move of *case* may be looked at in another way though nothing new is seen: for
+    how long a load has been seen, or a server has stayed, passes what it is compared with.
+    """
+    now_s, turns = case.snapshot.now_s, [math.inf]
+    for name, memory in case.memories.items():
+        seen_s, moved_s = memory.history.rates.start_s, memory.moved_s
+        turns += seen_s + KNOWN_S, seen_s + LONG_S, seen_s + SOON_S
+        if moved_s is not None:
+            settled_s = SETTLED_AFTER * case.start_up_s(name)
+            turns += moved_s + settled_s, moved_s + DWELL_S, moved_s + SOON_S
+    # Sums may be off by their last digit: what turns now may not have done so yet.
+    return min(turn_s for turn_s in turns if turn_s > now_s - MOMENT_S) - MOMENT_S
+
+
 def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> Found:
     """Return what is found with *names* on the accelerators that they have, with the margins
     that there are GPUs for then; the same servers can be served as in what was *found*.
     """
 
     def find(system: SystemData) -> Found:
-        stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
+        staying = case.sizing.lately.staying
+        stay = {name: staying(system.servers[name]) for name in names}
         kept = replace(system, servers={**system.servers, **stay})
         solution = asking.solution(kept, found.infeasible)
         return asking.made(kept, solution, found.infeasible)
