@@ -16,6 +16,7 @@ ARRIVAL_CV_MAX = 10.0  # beyond, a lone replica takes next to nothing anyway
 TOKEN_CV = 0.5  # coefficient of variation of the tokens of a request, where nobody says another
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody

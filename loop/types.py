@@ -264,6 +264,7 @@ def only_older(view: ServerView, before: ServerView) -> bool:
     return view.load is before.load and all(map(is_, _but_ages(view), _but_ages(before)))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityView:
     """GPUs of one accelerator type: how many there are, how many are held (starting and draining

@@ -18,13 +18,14 @@ from loop.optimizer.model.queueing import ReplicaColumns
 from loop.optimizer.model.rates import tail_blocks
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
-from loop.optimizer.model.within import latencies_at, make_goals, shares_within
+from loop.optimizer.model.within import latencies_at, looked, make_goals, shares_within
 from loop.optimizer.table import Means, Tuned
 from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
     from loop.optimizer.model import Rows
+    from loop.optimizer.model.within import Looked
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
 
@@ -107,15 +108,24 @@ def _at_percentile(
     new = np.array([k for k, one in enumerate(known) if one is None], dtype=np.intp)
     for part in tail_blocks(columns.max_batch[new]):
         rows = new[part]
-        pair = latencies_at(
-            make_tail(columns.take(rows)),
-            rate[rows],
-            percentile[rows],
-            near=(itl[rows], ttft[rows]),
-        )
-        found[rows] = np.stack(pair, axis=1)
+        among = _looked(columns.take(rows), (itl[rows], ttft[rows]), cache)
+        found[rows] = np.stack(latencies_at(among, rate[rows], percentile[rows]), axis=1)
     cache.latencies.put([keys[k] for k in new], [(a, b) for a, b in found[new].tolist()])
     return found[:, 0], found[:, 1]
+
+
+def _looked(columns: ReplicaColumns, near: tuple[Floats, Floats], cache: SizingCache) -> Looked:
+    """Return what is looked at *near* these means; of a row alone it is remembered, for mostly a
+    rate is all that has changed then.
+    """
+    if len(columns) > 1:
+        return looked(make_tail(columns), near=near)
+    keys = row_keys("", [*columns.parts, *near])
+    (known,) = cache.looked.get(keys)
+    found = known or looked(make_tail(columns), near=near)
+    if known is None:
+        cache.looked.put(keys, [found])
+    return found
 
 
 def _remembered_least(

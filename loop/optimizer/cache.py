@@ -5,7 +5,8 @@ same with it and without.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -13,14 +14,17 @@ import numpy as np
 from loop.optimizer.catalog import make_catalog
 from loop.optimizer.table import narrowed
 from loop.replacing import replace
+from loop.spec import ServerData
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog
     from loop.optimizer.model import Floats
+    from loop.optimizer.model.within import Looked
     from loop.optimizer.solution import Assignment, Solution
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import Answer, CandidateTable, Problem
-    from loop.spec import Perf, ServerData, ServiceClass, SystemData
+    from loop.spec import Perf, ServiceClass, SystemData
     from twin.spec import Accelerator
 
 Value = TypeVar("Value")
@@ -32,6 +36,7 @@ Limit = tuple[float, float, float, float, float]
 
 SOLUTIONS_MAX = 8  # a cycle asks a few times: with margins, without, with moves and without
 TABLES_MAX = 2  # with margins, and without
+LOOKED_MAX = 100  # some 50 kB each
 FIGURES_MAX = 5_000  # figures that depend on the rate, which seldom comes again
 
 
@@ -58,7 +63,8 @@ class Known(Generic[Value]):
 
 class SizingCache:
     """What was found before: highest rates and smallest batches, which do not depend on the rate
-    that is asked for; latencies, means and at a percentile, which do; and whole solutions.
+    that is asked for; latencies, means and at a percentile, which do, and where these were looked
+    for; and whole solutions.
 
     near: highest rates of replicas that were alike, as shares of a rough one: where to look first.
     """
@@ -69,6 +75,7 @@ class SizingCache:
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self.means: Known[tuple[float, float, float]] = Known(min(limit, FIGURES_MAX))
+        self.looked: Known[Looked] = Known(LOOKED_MAX)
         self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None
         self._tables: list[_Sized] = []
@@ -182,7 +189,7 @@ class Assigned:
         one = self._found.get((name, server.keep_accelerator, self._figures))
         if one is None or one.accelerator != accelerator or one.replicas != replicas:
             return None
-        return one.found if one.server == server else None
+        return one.found if one.server is server or one.server == server else None
 
     def put(self, name: str, accelerator: int, replicas: int, found: Assignment) -> None:
         """Remember what *name* is assigned."""
@@ -207,6 +214,7 @@ class Solved:
     solution: Solution | None = None
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Input:
     """What was asked for, and what was found."""
@@ -226,6 +234,12 @@ class _Input:
         )
 
 
+_but_staying = attrgetter(
+    *(field.name for field in fields(ServerData) if field.name != "keep_accelerator")
+)
+
+
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Sized:
     """A table, and of what."""
@@ -255,7 +269,9 @@ class _Sized:
         for place, (one, other) in enumerate(zip(servers, self.servers, strict=True)):
             if one is other or one == other:
                 continue
-            if not one.keep_accelerator or replace(one, keep_accelerator=False) != other:
+            if not one.keep_accelerator or other.keep_accelerator:
+                return None
+            if _but_staying(one) != _but_staying(other):
                 return None
             stayers.append(place)
         return narrowed(self.table, stayers)

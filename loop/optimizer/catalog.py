@@ -22,6 +22,7 @@ NO_LOAD = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
 NO_ACCELERATOR, UNKNOWN_ACCELERATOR = -1, -2
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class PerfColumns:
     """What the data say of a model on an accelerator, a row each.
@@ -172,6 +173,7 @@ def make_catalog(data: SystemData) -> Catalog:
     )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Every (server, accelerator) pair, one row each; rows of a server are neighbours, start[i] is

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def means_at(columns: ReplicaColumns, rate: Floats, cache: SizingCache) -> Means:
     """Return the means of each row at *rate* > 0 [requests/ms]."""
+    if not len(rate):
+        return Means(rate, rate, rate)
     keys = row_keys("", [*columns.parts, rate])
     known = cache.means.get(keys)
     found = np.array([one or (0.0, 0.0, 0.0) for one in known]).reshape(-1, 3)

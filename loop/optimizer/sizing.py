@@ -47,6 +47,7 @@ from loop.optimizer.table import (
     spliced,
 )
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,6 +155,7 @@ def _sized(
     return replace(table, score=_score(table, settings))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Work:
     """The pairs with what is found out about them: its arrays are written to, column by column."""
@@ -307,6 +309,7 @@ def _pool_within(replicas: Floats) -> Floats:
     return pool
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Means:
     """Mean latencies of rows: those of *idle* ones, and for *loaded* ones what the estimate expects
@@ -382,6 +385,7 @@ def _targets(
     )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Search:
     """What the highest rates of rows depend on, but for the percentile. shared: what a server needs

@@ -37,6 +37,7 @@ class Assignment(OfPools):
     pool_costs: tuple[float, ...] = ()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """The answer: allocations and unserved servers (with the reason) by name, in the order of the

@@ -62,6 +62,7 @@ class Candidate:
         return self.units_per_replica * self.replicas
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Means:
     """Mean ITL and TTFT [ms], and busy share of the batch, of some replicas."""
@@ -81,6 +82,7 @@ Columns = TypeVar("Columns", ReplicaColumns, ServerColumns, "Means")
 FindMeans = Callable[[Rows], Means]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateTable:
     """All candidates of all servers: row k belongs to servers[server[k]], rows of a server are
@@ -154,6 +156,7 @@ class CandidateTable:
         ]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sized:
     """What sizing finds out about pairs, a row each; the columns are those of CandidateTable."""
@@ -173,6 +176,7 @@ class Sized:
     need: Floats
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """The batch of each row, and what it then expects at the load of a replica.
@@ -336,6 +340,7 @@ def transition_value(
     return np.where(unchanged, 0.0, np.where(same, saving, saving + 0.1 * (cost + now.cost)))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """The options of each server, best first: rows of a CandidateTable, as plain lists for quick

@@ -12,6 +12,7 @@ from loop.optimizer.model.within import (
     compiled_estimate,
     is_compiled,
     latencies_at,
+    looked,
     make_goals,
     shares_within,
 )
@@ -73,7 +74,7 @@ def test_both_estimates_find_the_same(seed: int) -> None:
     for wanted in (False, True):
         with compiled_estimate(wanted=wanted):
             shares = shares_within(tail, rate, goals)
-            late = latencies_at(tail, rate, percentile, near=near)
+            late = latencies_at(looked(tail, near=near), rate, percentile)
         found.append((shares.ttft, shares.itl, shares.both, shares.lost, *late))
     assert not is_compiled()
     for plain, compiled in zip(*found, strict=True):

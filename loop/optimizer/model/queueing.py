@@ -189,6 +189,7 @@ def host_as_reading(sequence: Floats, gamma: Floats, p: Floats) -> tuple[Floats,
     return gamma, reading, outside
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Model:
     """Columns with what follows from them: prefill iterations by batch, work per request, service
@@ -223,6 +224,7 @@ class Model:
         )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """What a replica does at a rate: latencies [ms], throughput [requests/ms], occupancy. One entry
@@ -379,6 +381,7 @@ def _chunks(columns: ReplicaColumns, width: int) -> Floats:
     return chunks
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Wide:
     """Prompt, output and token budget as matrix columns."""
@@ -479,6 +482,7 @@ def analyze(model: Model, rate: Floats) -> Metrics:
     )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Chain:
     """The birth-death chain of each row: states 0..max_batch, then a geometric tail of max_queue
@@ -508,6 +512,7 @@ class Chain:
         )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Occupancy:
     """The steady state of each row: mean requests in service and waiting, and requests/ms that

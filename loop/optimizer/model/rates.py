@@ -23,6 +23,7 @@ from loop.optimizer.model.queueing import (
     analyze,
     work_per_iteration,
 )
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.types import WhyKind
@@ -48,6 +49,7 @@ TAIL_CELLS = 1 << 18
 np.empty(1 << 21)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What each row must meet: latencies [ms], TPS [tokens/s] and loss probability; 0 means not

@@ -16,6 +16,7 @@ import numpy as np
 
 from loop.optimizer.model import Bools, Floats, Ints
 from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
+from twin.frozen import made_quickly
 
 NEXT_TO_NOTHING = -1e30  # ln of a weight
 SPLIT_CELLS = 20_000  # states for which a few more calls of numpy pay
@@ -38,6 +39,7 @@ FEW_MET, FADES = 2.5, 0.125  # where more than so few are in a batch, one more d
 BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A replica at a rate.

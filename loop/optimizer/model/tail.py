@@ -38,6 +38,7 @@ OTHERS_MAX = 0.98  # at most this share of a life is lengthened by those who com
 CHUNK = 32  # states that are summed at once, so that a sum does not depend on states of no weight
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
     """Mean of decode iterations and of the KV tokens that they read, of their squares and their
@@ -70,6 +71,7 @@ class Sums:
         return token * self.decodes + read * self.reads, square
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
     """Replicas with what does not depend on the rate.

@@ -14,6 +14,7 @@ from loop.optimizer.model.rates import BINDING, Limits, Targets
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import Tail, rounded
 from loop.optimizer.model.within import Goals, lone_itl, lone_ttft, make_goals, shares_within
+from twin.frozen import made_quickly
 
 # The estimate is right to a hundredth of the rate and a bit more; beyond the rate the share falls
 # steeply, so it errs on the side of too few requests.
@@ -91,6 +92,7 @@ def _pressure(missed: Floats, percentile: Floats) -> Floats:
     return pressure
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Ends:
     """Between which rates a root lies, the pressure at both, and what binds at the higher one."""

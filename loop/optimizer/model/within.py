@@ -36,6 +36,7 @@ from loop.optimizer.model.tail import (
     mean_over,
     rounded,
 )
+from twin.frozen import made_quickly
 
 # A run that is compiled says so, for all that is sized in it.
 _COMPILED = ContextVar("compiled", default=False)
@@ -43,6 +44,7 @@ _COMPILED = ContextVar("compiled", default=False)
 TIMES_MEAN = np.geomspace(0.4, 20.0, 24)  # in which latencies at a percentile are looked for
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Shares:
     """The shares of requests within their TTFT, within their mean ITL and within both, and of those
@@ -55,6 +57,7 @@ class Shares:
     lost: Floats
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Goals:
     """Targets [ms] of each row: of the prefill, which is TTFT less the overhead, and of ITL; inf:
@@ -124,6 +127,7 @@ def compiled_estimate(*, wanted: bool) -> Iterator[None]:
         _COMPILED.reset(token)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class _Met:
     """The shares of requests within their prefill and their ITL, and of those turned away."""
@@ -175,21 +179,38 @@ def _lone_itl_share(tail: Tail, goal: Floats) -> Floats:
     return np.where(np.isfinite(normal), normal_share(np.nan_to_num(normal)), sure)
 
 
-@np.errstate(under="ignore")
-def latencies_at(
-    tail: Tail, rate: Floats, percentile: Floats, *, near: tuple[Floats, Floats]
-) -> tuple[Floats, Floats]:
-    """Return ITL and TTFT at *percentile* when requests arrive at *rate*, looked for *near* the
-    means; inf if they have no bound.
+@made_quickly
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Latencies [ms] about the means of each row, a line each, among which those at a percentile
+    are looked for, and what else of that depends neither on the rate nor on the percentile.
     """
+
+    tail: Tail
+    itl: Floats
+    ttft: Floats
+    goals: Goals
+
+
+def looked(tail: Tail, *, near: tuple[Floats, Floats]) -> Looked:
+    """Return what is looked at *near* these means of ITL and TTFT [ms]."""
     with np.errstate(all="ignore"):
         itl, ttft = (TIMES_MEAN[:, None] * mean for mean in near)
         goals = make_goals(tail, ttft=ttft, itl=itl)
-        met = _met(tail, rate, replace(goals, itl=itl))
-    later = np.where(tail.decodes > 0.0, met.later, 1.0)
+        return Looked(tail, itl, ttft, replace(goals, itl=itl))
+
+
+@np.errstate(under="ignore")
+def latencies_at(among: Looked, rate: Floats, percentile: Floats) -> tuple[Floats, Floats]:
+    """Return ITL and TTFT at *percentile* when requests arrive at *rate*; inf if they have no
+    bound.
+    """
+    with np.errstate(all="ignore"):
+        met = _met(among.tail, rate, among.goals)
+    later = np.where(among.tail.decodes > 0.0, met.later, 1.0)
     return (
-        rounded(_crossing(itl, later, percentile)),
-        rounded(_crossing(ttft, met.first, percentile)),
+        rounded(_crossing(among.itl, later, percentile)),
+        rounded(_crossing(among.ttft, met.first, percentile)),
     )
 
 

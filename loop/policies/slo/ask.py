@@ -14,6 +14,7 @@ from loop.policies.slo.room import FreeGpus, without
 from loop.replacing import replace
 from loop.spec import gpus
 from loop.types import Why
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,7 @@ class Optimize(Protocol):
         ...
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A solution, the system that it is of, the servers that nothing in it can serve, and those
@@ -62,6 +64,7 @@ class Found:
         return sorted((none - self.left_out.keys()) | some)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """What finds the allocation, how, and for whom it is not asked: those *held*. Some of these are

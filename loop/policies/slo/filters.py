@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twin.frozen import made_quickly
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,6 +62,7 @@ _NORMAL = np.array([NormalDist().inv_cdf((rank + 0.5) / POINTS) for rank in rang
 _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
     """What each filter estimates of a load [any unit], arrays of one value a filter: its level, its
@@ -160,6 +163,7 @@ def _column(values: Sequence[float]) -> Floats:
     return np.array(values, dtype=np.float64)[:, None]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """What a bank says: FUTURES equally likely loads, each >= 0, lowest first; and its mean level

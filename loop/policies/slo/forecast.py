@@ -12,6 +12,7 @@ import numpy as np
 
 from loop.policies.slo import filters
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +95,7 @@ class Series:
         return Series(self.start_s, tuple(times * value for value in self.values))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What is remembered of one load: its samples, each over window_s, the filters before the last
@@ -168,6 +170,7 @@ def with_samples(
     return found
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
