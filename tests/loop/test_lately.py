@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 
@@ -23,6 +24,7 @@ class Twice:
 
     slo: SloPolicy = field(default_factory=SloPolicy)
     quiet: list[int] = field(default_factory=list)
+    decided: list[Decision] = field(default_factory=list)
     name: str = "twice"
     tick_s: float = 1.0
 
@@ -38,14 +40,26 @@ class Twice:
         decision, after = self.slo.decide(snapshot, data, state)
         anew, _ = replace(self.slo).decide(snapshot, data, state)
         assert decision == anew
+        self.decided.append(decision)
         now = self.slo.lately.demanded
         self.quiet.append(sum(now.get(name) is one for name, one in before.items()))
         return decision, after
 
 
 @pytest.mark.costly
-def test_what_is_remembered_of_a_server_is_what_would_be_found_anew() -> None:
-    """A cycle a second sees nothing new of most servers, and must not miss a demand given up."""
+@pytest.mark.parametrize(
+    ("period_s", "until_s", "quiet", "stood"),
+    [
+        pytest.param(1.0, 400.5, 400, 200, id="a cycle a second"),
+        pytest.param(3.0, 700.0, 40, 15, id="until loads have been seen for long"),
+    ],
+)
+def test_what_is_remembered_is_what_would_be_found_anew(
+    period_s: float, until_s: float, quiet: int, stood: int
+) -> None:
+    """A cycle a second sees nothing new of most servers, and must not miss a demand given up, nor
+    that a load has been seen for long.
+    """
     world, policy = sim_world(alpha=0.5, actuation_s=7.0), Twice()
     loop = Controller(
         backend=world.backend,
@@ -53,8 +67,8 @@ def test_what_is_remembered_of_a_server_is_what_would_be_found_anew() -> None:
         data=FixedData(world.data),
         clock=ManualClock(step_s=0.01),
     )
-    driver = SimDriver(world.env, loop, period_s=1.0)
-    world.env.run(until=400.5)
+    driver = SimDriver(world.env, loop, period_s=period_s)
+    world.env.run(until=until_s)
     assert (
         len(
             {
@@ -65,4 +79,6 @@ def test_what_is_remembered_of_a_server_is_what_would_be_found_anew() -> None:
         )
         > 1
     )
-    assert sum(policy.quiet) > 400, "of half of what was asked nothing was new"
+    assert sum(policy.quiet) > quiet, "of half of what was asked nothing was new"
+    decided = policy.decided
+    assert sum(one is other for one, other in pairwise(decided)) > stood, "decisions stood"

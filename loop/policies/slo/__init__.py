@@ -19,10 +19,11 @@ from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.demand import NOTHING, Memories
-from loop.policies.slo.lately import Decided, Lately, Told
+from loop.policies.slo.lately import Lately, Told
 from loop.policies.slo.moves import next_turn_s, settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
+from loop.policies.slo.standing import Standing
 from loop.replacing import replace
 from loop.spec import SystemData
 from loop.types import Decision, Snapshot, Target, one_pool
@@ -64,6 +65,7 @@ class SloPolicy:
     tick_s: float = 30.0
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
     lately: Lately = field(init=False, default_factory=Lately, compare=False, repr=False)
+    standing: Standing = field(init=False, default_factory=Standing, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -99,9 +101,9 @@ class SloPolicy:
         settings = replace(self._settings(), figures=self.optimize is not None)
         sizing = self._sizing()
         case = make_case(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
-        decided = self.lately.decided
-        if decided is not None and decided.holds(case):
-            return decided.decision, case.memories
+        standing = self.standing.of(case)
+        if standing is not None:
+            return standing, case.memories
         asking = Asking(
             ask=within_reach(ask, snapshot),
             plain=ask,
@@ -129,8 +131,10 @@ class SloPolicy:
         """Remember the *decision* for as long as nothing new is seen, if it *lasts* and depends on
         nobody else: a service may answer something else at any time.
         """
-        lasts = lasts and self.optimize is None and not case.stays
-        self.lately.decided = Decided(case, decision, next_turn_s(case)) if lasts else None
+        if lasts and self.optimize is None and not case.stays:
+            self.standing.keep(case, decision, until_s=next_turn_s(case))
+        else:
+            self.standing.drop()
 
     def _settled(self, case: Case, asking: Asking) -> tuple[Case, Found, dict[str, int]]:
         """Return the case with the shares of servers that can have no more, what is found, and who

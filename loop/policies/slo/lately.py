@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from loop.optimizer.solution import Assignment
-    from loop.policies.slo.case import Case
     from loop.policies.slo.demand import Demand, Memory
     from loop.spec import ServerData, SystemData
-    from loop.types import Decision, ServerView, Snapshot, Target
+    from loop.types import ServerView, Target
 
 # Which of its loads a server is sized for, and at most how much of it [requests/min].
 Part = tuple[str, float | None]
@@ -60,42 +59,6 @@ class Demanded(NamedTuple):
         return last if same and only_older(view, self.view) else demand
 
 
-class Decided(NamedTuple):
-    """What was decided of a case, and until when that holds if nothing new is seen."""
-
-    case: Case
-    decision: Decision
-    until_s: float
-
-    def holds(self, case: Case) -> bool:
-        """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
-        the same views, or nothing is and the views are only older.
-        """
-        last, now, then = self.case, case.snapshot, self.case.snapshot
-        return (
-            now.now_s < self.until_s
-            and case.data is last.data
-            and list(now.servers) == list(then.servers)
-            and now.window_s == then.window_s
-            and _totals(now) == _totals(then)
-            and now.capacity_max == then.capacity_max
-            and case.held == last.held
-            and case.woken == last.woken
-            and all(
-                case.memories[name] is last.memories[name]
-                and case.demands.get(name) is last.demands.get(name)
-                and (name in case.demands or only_older(view, then.servers[name]))
-                for name, view in now.servers.items()
-            )
-        )
-
-
-def _totals(snapshot: Snapshot) -> dict[str, int] | None:
-    if snapshot.capacity is None:
-        return None
-    return {kind: view.total for kind, view in snapshot.capacity.items()}
-
-
 class Told(NamedTuple):
     """All that a target says: what was found, the rate that it is for [requests/min] and how that
     was foreseen, what is served, of what comes [requests/min], if that is less, and what is asked
@@ -111,11 +74,10 @@ class Told(NamedTuple):
 
 
 class Lately:
-    """What was found last: of each server, and of all together."""
+    """What was found last, by server."""
 
     def __init__(self) -> None:
         self.demanded: dict[str, Demanded] = {}
-        self.decided: Decided | None = None
         self.targets: dict[str, tuple[Told, Target]] = {}
         self._staying: dict[str, tuple[ServerData, ServerData]] = {}
         self._servers: dict[str, tuple[Demand, dict[Part, ServerData]]] = {}
