@@ -102,7 +102,8 @@ def _add_choices(parser: ArgumentParser) -> None:
         "--rows",
         type=int,
         metavar="N",
-        help="fit the first N requests of each log, and score the model on the later ones too",
+        help="fit the first N requests of each log, and score the model on the later ones too, "
+        "which find the server as the first ones left it",
     )
     parser.add_argument(
         "--form",

@@ -14,7 +14,7 @@ from tests.twin.request_logs import arrivals, served
 from twin.fit.fitting import FAMILIES, FitResult, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.replay import ReplicaLimits, replay
-from twin.fit.report import fit_json, fit_text, not_identified, perf_parms
+from twin.fit.report import CARRIED_MAX, fit_json, fit_text, not_identified, perf_parms
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import Prior
 from twin.spec import LatencyModel, SpecError
@@ -132,6 +132,22 @@ def test_requests_cut_off_do_not_bias_the_latency_model() -> None:
     assert np.abs(errors(found.latency_model, MODEL)).max() < 0.02
     assert found.held_out is not None
     assert found.held_out.e2e_mape < 2e-3
+
+
+@pytest.mark.parametrize("max_batch", [2, 64])
+def test_a_queue_that_goes_from_the_fitted_requests_to_the_later_ones_is_told(
+    max_batch: int,
+) -> None:
+    """Under load their errors are not of later requests alone."""
+    limits = replace(AMPLE, max_batch=max_batch)
+    rows, _ = made(8, latency_model=MODEL, limits=limits, requests=60)
+    found = fit_logs([rows], limits=limits, fitted=slice(30), start=MODEL)
+    waiting = int((rows.first_token_s[:30] > rows.queued_s[30]).sum())
+    assert found.carried == waiting
+    assert (waiting > CARRIED_MAX) == (max_batch == 2)
+    told = f"{waiting} of the fitted requests still waited when the later ones began"
+    assert (told in fit_text(found)) == (max_batch == 2)
+    assert fit_json(found)["carried"] == waiting
 
 
 def test_the_wrong_memory_limit_shows_in_the_score() -> None:

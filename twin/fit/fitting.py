@@ -60,9 +60,11 @@ class FitResult:
     that fit nearly as well: if they are far apart the logs do not tell the coefficients from each
     other, and only their sum over its batches is known. fitted are the rows of each log, in order
     of arrival, whose times were used; held_out is the score of the rows after them, None if there
-    are none. family was chosen by check, the score of the second halves of the fitted rows by a
-    model fitted on the first halves; None if a log is too short for it. families holds such scores
-    of all that were tried. evaluations is how many replays the fit took.
+    are none. carried is how many of the fitted ones still waited when the first of those came:
+    their queue is replayed, so what it is off by is in the errors of the later ones too. family was
+    chosen by check, the score of the second halves of the fitted rows by a model fitted on the
+    first halves; None if a log is too short for it. families holds such scores of all that were
+    tried. evaluations is how many replays the fit took.
     """
 
     sources: tuple[str, ...]
@@ -80,6 +82,7 @@ class FitResult:
     all_rows: ReplayScore
     fitted_rows: ReplayScore
     held_out: ReplayScore | None
+    carried: int
     check: ReplayScore | None
     preemptions: int
     evaluations: int
@@ -145,10 +148,18 @@ def fit_logs(
         all_rows=score_logs(logs, replays, of=slice(None)),
         fitted_rows=score_logs(logs, replays, of=part),
         held_out=score_logs(logs, replays, of=held_out) if some_held_out else None,
+        carried=sum(_waiting(rows, stop) for rows in logs if not rows.points),
         check=end.halves.get(search.family),
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
     )
+
+
+def _waiting(rows: RequestRows, stop: int) -> int:
+    """Return how many of the first *stop* requests had no token when the next one came."""
+    if stop >= len(rows):
+        return 0
+    return int((rows.first_token_s[:stop] > rows.queued_s[stop]).sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

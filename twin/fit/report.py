@@ -14,6 +14,8 @@ from twin.spec import LatencyModel
 E2E_MAX, TTFT_MAX, MAPE_MAX = 0.02, 0.10, 0.03
 # A coefficient whose range is wider than this factor is not identified by the logs.
 IDENTIFIED_WITHIN = 2.0
+# Of so many that wait for their first token some are in an iteration: no queue to speak of.
+CARRIED_MAX = 3
 
 
 def fit_json(result: FitResult) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def fit_json(result: FitResult) -> dict[str, Any]:
         "notIdentified": not_identified(result),
         "fitted": _score(result.fitted_rows),
         "heldOut": _score(result.held_out) if result.held_out else None,
+        "carried": result.carried,
         "halves": _score(result.check) if result.check else None,
         "within": within(result.fitted_rows, times=1.0)
         and (held_out is None or within(held_out, times=2.0)),
@@ -120,6 +123,11 @@ def _errors(result: FitResult) -> list[str]:
         f"  {'replay with this model':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
     ]
     lines += [_score_line(name, score) for name, score in scores]
+    if result.carried > CARRIED_MAX:
+        lines.append(
+            f"  {result.carried} of the fitted requests still waited when the later ones began: "
+            "what their queue is off by is in the errors of the later ones too"
+        )
     name, score = scores[-1]
     heads = "".join(f"{f'p{percentile}':>10}" for percentile in PERCENTILES)
     lines += ["", f"  {f'errors, {name}':<28}{heads}"]
