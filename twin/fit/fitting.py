@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from twin.fit.clients import Late, apart
 from twin.fit.datasheet import SEQUENCE_MS
 from twin.fit.exposure import Vector
 from twin.fit.point_search import PointSearch
@@ -64,7 +65,8 @@ class FitResult:
     their queue is replayed, so what it is off by is in the errors of the later ones too. family was
     chosen by check, the score of the second halves of the fitted rows by a model fitted on the
     first halves; None if a log is too short for it. families holds such scores of all that were
-    tried. evaluations is how many replays the fit took.
+    tried. evaluations is how many replays the fit took. apart tells by how much later the first
+    tokens of each file came than was replayed, where their clients are not alike.
     """
 
     sources: tuple[str, ...]
@@ -86,6 +88,7 @@ class FitResult:
     check: ReplayScore | None
     preemptions: int
     evaluations: int
+    apart: tuple[Late, ...] = ()
 
 
 def fit_logs(
@@ -152,6 +155,7 @@ def fit_logs(
         check=end.halves.get(search.family),
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
+        apart=apart(logs, replays) if with_overhead else (),
     )
 
 

@@ -153,6 +153,7 @@ def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
         failed=sum(rows.failed for rows in tables),
         points=tuple(point for rows in tables for point in rows.points),
         notes=tuple(note for rows in tables for note in rows.notes),
+        files=tuple(rows.source for rows in tables for _ in range(len(rows))),
     )
     return [*(rows for rows in logs if not rows.points), together]
 

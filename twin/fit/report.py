@@ -40,6 +40,7 @@ def fit_json(result: FitResult) -> dict[str, Any]:
         "halves": _score(result.check) if result.check else None,
         "within": within(result.fitted_rows, times=1.0)
         and (held_out is None or within(held_out, times=2.0)),
+        "firstTokensLateMs": {each.file: each.late_s * 1e3 for each in result.apart},
         "preemptions": result.preemptions,
         "evaluations": result.evaluations,
     }
@@ -141,6 +142,12 @@ def _errors(result: FitResult) -> list[str]:
 
 def _verdict(result: FitResult) -> list[str]:
     lines = []
+    lines += [
+        f"first tokens of {each.file} come {abs(each.late_s) * 1e3:.1f} ms "
+        f"{'later' if each.late_s > 0.0 else 'sooner'}, beside most files, than this says: "
+        "another client, or another day? Fit it apart, its overhead is not theirs."
+        for each in result.apart
+    ]
     unknown = not_identified(result)
     if unknown:
         verb = "is" if len(unknown) == 1 else "are"

@@ -43,7 +43,8 @@ class RequestRows:
     notes say what about the file is in doubt.
 
     A table of operating points is such a log too: points has the load of each entry, whose times
-    are the mean ones of a request at it, counted from 0.
+    are the mean ones of a request at it, counted from 0. files names the one that each entry is of,
+    where several were put together.
     """
 
     source: str
@@ -57,6 +58,7 @@ class RequestRows:
     failed: int = 0
     points: tuple[OperatingPoint, ...] = ()
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""
@@ -73,6 +75,7 @@ class RequestRows:
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
             points=self.points[rows],
+            files=self.files[rows],
         )
 
     def in_order(self, order: Sequence[int]) -> RequestRows:
@@ -82,7 +85,8 @@ class RequestRows:
             name: getattr(self, name)[at] for name in ("line", *TIME_COLUMNS, *COUNT_COLUMNS)
         }
         points = tuple(self.points[place] for place in order) if self.points else ()
-        return replace(self, **columns, points=points)
+        files = tuple(self.files[place] for place in order) if self.files else ()
+        return replace(self, **columns, points=points, files=files)
 
     @property
     def ttft_s(self) -> Times:
