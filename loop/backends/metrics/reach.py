@@ -71,8 +71,8 @@ class Reaches:
         scraped.
         """
         may_be_late = any(
-            now_s - newest_s <= LATE_S_MAX and name not in self._late_s
-            for name, (newest_s, _) in self._newest.items()
+            seen_s - newest_s <= LATE_S_MAX and name not in self._late_s
+            for name, (newest_s, seen_s) in self._newest.items()
         )
         again_s = LATE_AGAIN_S if may_be_late else AGAIN_S
         if now_s - self._looked_s < again_s or self._asked.window_s * 2.0 >= WIDEST_S:
