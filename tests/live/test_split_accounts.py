@@ -117,7 +117,6 @@ def running(container: Object, twin: ServedTwin, folder: Path) -> Iterator[httpx
         "KUBECONFIG": str(config),
         "INFERNO_SERVICE_TOKEN_PATH": str(token),
         f"{name.upper()}_PORT": "0",
-        f"{name.upper()}_HOST": "127.0.0.1",
         "POD_IP": "127.0.0.1",
     }
     environ = {**os.environ, **variables(container), **own}
@@ -128,13 +127,16 @@ def running(container: Object, twin: ServedTwin, folder: Path) -> Iterator[httpx
     ):
         try:
             end_s = time.monotonic() + DEADLINE_S
-            while not (found := re.search(r"http://127[^/\"; ]+", log.read_text("utf-8"))):
+            while not (found := re.search(r"http://0.0.0.0:(\d+)", log.read_text("utf-8"))):
                 assert process.poll() is None, log.read_text("utf-8")
                 assert time.monotonic() < end_s
                 time.sleep(0.05)
             headers = {"Authorization": f"Bearer {token.read_text()}"}
             with httpx.Client(
-                base_url=found.group(), headers=headers, timeout=DEADLINE_S, trust_env=False
+                base_url=f"http://127.0.0.1:{found[1]}",
+                headers=headers,
+                timeout=DEADLINE_S,
+                trust_env=False,
             ) as http:
                 yield http
         finally:
@@ -157,7 +159,7 @@ def test_the_collector_asks_for_all_that_its_account_may_do(
         prepared(twin, split, manifest())
         listening.heard.clear()
         with running(container(split, "collector"), twin, tmp_path) as http:
-            told = http.get("/collect").json()
+            told = http.get("/collect", headers={"Host": "inferno-collector:3301"}).json()
             assert http.get("/metrics").status_code == 200
         log = (tmp_path / "collector.log").read_text("utf-8")
     assert [row["name"] for row in told["servers"]] == ["s1"]
@@ -178,7 +180,8 @@ def test_the_actuator_asks_for_all_that_its_account_may_do(
         listening.heard.clear()
         listening.all = [fault("drop", "patch", after=True, count=1)]
         with running(container(split, "actuator"), twin, tmp_path) as http:
-            answer = http.post("/update", json={"allocations": {"s1": wanted}})
+            named = {"Host": "inferno-actuator:3303"}  # as the controller calls it
+            answer = http.post("/update", json={"allocations": {"s1": wanted}}, headers=named)
             assert answer.status_code == 200, answer.text
         log = (tmp_path / "actuator.log").read_text("utf-8")
         heard = set(listening.heard)

@@ -8,6 +8,7 @@ import pytest
 
 from loop.backends.kube.gpus import gpu_limit
 from loop.backends.kube.nodes import Tenant, known_type, read_capacity, without_growth
+from loop.backends.kube.scheduling import obstacle
 from loop.types import SharedGpus
 from tests.loop.kube_objects import Json, alive, node, pod, read, server
 
@@ -128,6 +129,31 @@ def test_variants_of_a_product_are_told_apart_by_their_memory(
     assert known_type(product, ("A100-40GB", "A100-80GB"), memory_gb=memory_gb) == kind
 
 
+@pytest.mark.parametrize(
+    ("operator", "value", "fits"),
+    [
+        ("Gt", "900", True),
+        ("Gt", "950", False),
+        ("Lt", "1000", True),
+        ("Lt", "x", False),
+        ("Ge", "900", False),
+    ],
+)
+def test_tolerations_may_compare_numbers(operator: str, value: str, *, fits: bool) -> None:
+    """Since Kubernetes 1.35: a node whose taint they tolerate gave its server no GPUs."""
+    taint = {"key": "sla", "value": "950", "effect": "NoSchedule"}
+    template = {"tolerations": [{"key": "sla", "operator": operator, "value": value}]}
+    one = of_node(node(), taints=[taint])
+    assert (obstacle(template, one) == "") is fits
+
+
+@pytest.mark.parametrize(("term", "fits"), [({}, False), ({"matchExpressions": []}, False)])
+def test_an_affinity_that_asks_for_nothing_matches_no_node(term: Json, *, fits: bool) -> None:
+    """The scheduler reads it so: such pods wait for ever, and GPUs were planned for them."""
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    assert (obstacle({"affinity": {"nodeAffinity": required}}, node()) == "") is fits
+
+
 TAINT = {"key": "dedicated", "value": "training", "effect": "NoSchedule"}
 
 
@@ -189,6 +215,7 @@ def test_pods_that_may_not_share_a_node_have_the_gpus_of_one_pod_there() -> None
         ).apart
 
     assert apart(hostname)
+    assert apart({**hostname, "labelSelector": {}})  # all pods
     assert apart(ports=[{"containerPort": 80, "hostPort": 80}])
     assert not apart(zone, ports=[{"containerPort": 80}])
     tenants = [

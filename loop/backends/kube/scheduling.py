@@ -11,6 +11,7 @@ Json = Mapping[str, Any]
 
 HOSTNAME = "kubernetes.io/hostname"
 KEEPS_OFF = ("NoSchedule", "NoExecute")
+ORDERED = ("Gt", "Lt")  # operators that compare whole numbers, of taints since Kubernetes 1.35
 
 
 def obstacle(
@@ -55,7 +56,8 @@ def keeps_apart(template: Json) -> bool:
         return True
     apart = (spec.get("affinity") or {}).get("podAntiAffinity") or {}
     return any(
-        term.get("topologyKey") == HOSTNAME and selects(term.get("labelSelector") or {}, labels)
+        term.get("topologyKey") == HOSTNAME
+        and (term.get("labelSelector") == {} or selects(term.get("labelSelector") or {}, labels))
         for term in apart.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
     )
 
@@ -74,15 +76,20 @@ def _tolerates(toleration: Json, taint: Json) -> bool:
     effect = toleration.get("effect") or ""
     if effect and effect != taint.get("effect"):
         return False
-    key = toleration.get("key") or ""
-    if (toleration.get("operator") or "Equal") == "Exists":
+    key, operator = toleration.get("key") or "", toleration.get("operator") or "Equal"
+    if operator == "Exists":
         return not key or key == taint.get("key")
+    if operator in ORDERED:
+        rule = {"key": key, "operator": operator, "values": [toleration.get("value") or ""]}
+        return holds(rule, {taint.get("key") or "": taint.get("value") or ""})
     same_value = (toleration.get("value") or "") == (taint.get("value") or "")
     return bool(key == taint.get("key") and same_value)
 
 
 def _meets(term: Json, node: Json, labels: Mapping[str, str]) -> bool:
     fields = {"metadata.name": node["metadata"]["name"]}
+    if not term.get("matchExpressions") and not term.get("matchFields"):
+        return False  # a term that asks for nothing matches nothing
     return all(holds(rule, labels) for rule in term.get("matchExpressions") or ()) and all(
         holds(rule, fields) for rule in term.get("matchFields") or ()
     )
@@ -101,7 +108,7 @@ def holds(rule: Json, labels: Mapping[str, str]) -> bool:
             return value is not None
         case "DoesNotExist":
             return value is None
-        case "Gt" | "Lt" as operator:
+        case operator if operator in ORDERED:
             try:
                 here, bound = int(value or ""), int(values[0])
             except (ValueError, IndexError):
