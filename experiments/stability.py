@@ -17,7 +17,8 @@ from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.run import simulate
 from experiments.sources import Sources, read_sources
-from experiments.sweep import SweepResult, finish_runs
+from experiments.stability_figure import save_stability_figure
+from experiments.sweep import RESULTS_CSV, SweepResult, finish_runs
 from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
 from experiments.tables import plain_table, print_table
 from twin.spec import SpecError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-RESULTS_CSV = "results.csv"
 FIGURES = ("attainment", "reversals_per_h", "changes_per_h", "overshoot", "cost_usd_per_h")
 
 
@@ -84,7 +84,7 @@ def stability(
     return SweepResult(
         results=results,
         reused=done.reused,
-        paths=[out / RESULTS_CSV],
+        paths=[out / RESULTS_CSV, *save_stability_figure(results, out)],
         failures=done.failures,
         notes=notes_of(runs),
     )

@@ -151,11 +151,11 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
                     SERIES[policies.index(cell.policy) % 8],
                     MARKERS[periods.index(cell.period_s) % 8],
                 )
-            ax.set_title(_panel_title(key, cells), loc="left")
+            ax.set_title(situation(key, cells), loc="left")
             # Its own view: policies and periods compare within a panel, loads of different alpha in
             # the heat maps.
-            ax.set_xlim(*_view(panel, COST))
-            ax.set_ylim(*_view(panel, ATTAINMENT))
+            ax.set_xlim(*view(panel, COST))
+            ax.set_ylim(*view(panel, ATTAINMENT))
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
             ax.grid(visible=True, color="0.9")
             ax.set_axisbelow(True)
@@ -165,7 +165,9 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
             ax.set_xlabel(COST.label)
         for ax in grid[:, 0]:
             ax.set_ylabel(ATTAINMENT.label)
-        figure.legend(handles=_scatter_legend(policies, periods), frameon=False, **grid_in.legend)
+        figure.legend(
+            handles=policies_and_periods(policies, periods), frameon=False, **grid_in.legend
+        )
     return figure
 
 
@@ -187,13 +189,13 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
     )
 
 
-def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
+def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
     """Return the part of an axis to show: all means, and their bars as far as these do not drown
     the differences.
     """
     means = cells[metric.column].to_numpy(dtype=float)
     known = np.isfinite(means)
-    if not known.any():
+    if not means[known].any():  # no figure, or no more than 0
         return 0.0, 1.0
     bars = np.nan_to_num(cells[f"{metric.column}_half_width"].to_numpy(dtype=float))[known]
     means = means[known]
@@ -205,7 +207,8 @@ def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
     return low, high + 0.1 * min(room, high - low)
 
 
-def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
+def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
+    """Return the keys of a legend: a colour per policy, a marker per period."""
     colours = [Patch(color=SERIES[i % 8], label=name) for i, name in enumerate(policies)]
     shapes = [
         Line2D(
@@ -233,7 +236,8 @@ def _group_title(key: Any, cells: pd.DataFrame) -> str:
     return f"{policy}, {_situation(scenario, interval_s, cells)}"
 
 
-def _panel_title(key: Any, cells: pd.DataFrame) -> str:
+def situation(key: Any, cells: pd.DataFrame) -> str:
+    """Return the title of a panel: its alpha and load, and the interval where *cells* have many."""
     scenario, interval_s, alpha = key
     return f"alpha {alpha:g}, {_situation(scenario, interval_s, cells)}"
 

@@ -1,4 +1,4 @@
-"""`inferno plot`: the figures of a run, a sweep or a comparison again."""
+"""`inferno plot`: the figures of a run, a sweep, a comparison or a stability question again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from experiments.figures import Form
 
 TEXT = """\
-Draw the figures of a run, a sweep or a comparison again, from the records that
-it wrote; with --width for a page: letters are then as large as its text, and
-what does not fit beside stands below.
+Draw the figures of a run, a sweep, a comparison or of inferno stability again,
+from the records that it wrote; with --width for a page: letters are then as
+large as its text, and what does not fit beside stands below.
 
   inferno plot out/grid --svg
   inferno plot out/compare --width 3.3 --svg
@@ -25,7 +25,7 @@ what does not fit beside stands below.
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="what sim, sweep or compare wrote"
+        "directory", type=Path, metavar="DIR", help="what sim, sweep, compare or stability wrote"
     )
     add_form_options(parser)
 
@@ -43,7 +43,8 @@ def plot_directory(directory: Path, form: Form) -> list[Path]:
     from experiments.compare.files import plot_comparison
     from experiments.compare.report import DIFFERENCES_CSV
     from experiments.run_files import RUN, plot_run
-    from experiments.sweep import RESULTS_PARQUET, plot_sweep
+    from experiments.stability_figure import plot_stability
+    from experiments.sweep import RESULTS_CSV, RESULTS_PARQUET, plot_sweep
     from twin.spec import SpecError
 
     if (directory / RESULTS_PARQUET).exists():
@@ -52,15 +53,17 @@ def plot_directory(directory: Path, form: Form) -> list[Path]:
         return plot_comparison(directory, form)
     if (directory / RUN).exists():
         return plot_run(directory, form)
+    if (directory / RESULTS_CSV).exists():
+        return plot_stability(directory, form)
     raise SpecError(
-        f"{directory}: expected {RUN} (of a run), {RESULTS_PARQUET} (of a sweep) or "
-        f"{DIFFERENCES_CSV} (of a comparison), found none of them"
+        f"{directory}: expected {RUN} (of a run), {RESULTS_PARQUET} (of a sweep), "
+        f"{DIFFERENCES_CSV} (of a comparison) or {RESULTS_CSV} (of stability), found none of them"
     )
 
 
 COMMAND = Command(
     name="plot",
-    summary="draw the figures of a run, sweep or comparison again",
+    summary="draw the figures of a run, sweep, comparison or stability again",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,

@@ -27,6 +27,7 @@ from experiments.compare.rows import BOUNDS, TIMELINE_S
 from experiments.confidence import estimate, estimate_share, paired_difference
 from experiments.row_details import LOST, QUANTILES, SHARES
 from experiments.scores.misses import CAUSES, MEANING
+from experiments.stability_figure import METRICS
 from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates
 from experiments.tables import paired_table, summary_table
 from inferno.web.charts import (
@@ -49,13 +50,6 @@ from twin.spec import SpecError
 CURVES_MAX = 12  # lines of one chart that can be told apart
 _AXES = ("alpha", "period_s", "interval_s")
 _TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
-
-_STABILITY = (
-    ATTAINMENT,
-    Metric(column="reversals_per_h", label="reversals [1/h]"),
-    Metric(column="changes_per_h", label="changes [1/h]"),
-    COST,
-)
 
 Details = Mapping[str, Mapping[str, Any]]
 Cell = tuple[str, pd.DataFrame]
@@ -119,7 +113,7 @@ def stability_section(directory: Path, *, title: str) -> Section:
     done = results[results["error"] == ""]
     items = _failures(results)
     for scenario, own in _by_scenario(done):
-        for column in _STABILITY:
+        for column in METRICS:
             curves = []
             for name, runs in _sweep_cells(own):
                 means = runs.groupby("start_up")[column.column].mean().astype(float) * column.scale
