@@ -165,6 +165,20 @@ def test_a_fit_goes_into_files_as_the_program_reads_them(tmp_path: Path) -> None
     }
 
 
+def test_where_a_fit_cannot_go_is_told_before_it_begins(tmp_path: Path, capsys: Capture) -> None:
+    """It took its seconds first. Here not even the log is looked for."""
+    mine = tmp_path / "mine"
+    assert main(["init", str(mine), "--config", "llama-3.1-8b", "--gpus", "H100=2"]) == 0
+    capsys.readouterr()
+    words = ["fit", str(tmp_path / "gone.json"), "--max-batch", "64", "--model", "m"]
+    assert main([*words, "--write", str(mine), "--accelerator", "H10"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("accelerator: expected one of H100, found 'H10'; did you mean H100?\n")
+    (mine / "model-data.json").unlink()
+    assert main([*words, "--write", str(mine), "--accelerator", "H100"]) == 2
+    assert "model-data.json: expected a file in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "unit", "told"),
     [

@@ -133,6 +133,8 @@ def _run(options: Namespace) -> int:
         raise SpecError(f"rows: expected a whole number >= 1, found {options.rows}")
     if options.write and not (options.model and options.accelerator):
         raise SpecError("write: expected --model and --accelerator too, to know the row")
+    if options.write:
+        check_directory(options)  # before the fit, which takes a while
     limits = ReplicaLimits(
         max_batch=options.max_batch,
         token_budget=options.token_budget,
@@ -197,21 +199,12 @@ def write_row(
 
     Raise SpecError if the directory does not know the accelerator, or is wrong.
     """
-    from loop.schema.models import AcceleratorData, ModelData
+    from loop.schema.models import ModelData
     from loop.schema.parsing import read
     from twin.datafile import did_you_mean, read_json
-    from twin.spec import SpecError
 
-    directory: Path = options.write
-    file = directory / "accelerator-data.json"
-    known = read(AcceleratorData, read_json(file), source=file.name, level="files")
-    names = [row.name for row in known.accelerators]
-    if options.accelerator not in names:
-        raise SpecError(
-            f"{directory}: accelerator: expected one of {', '.join(names)}, found "
-            f"{options.accelerator[:60]!r}"
-        )
-    path = directory / "model-data.json"
+    check_directory(options)
+    path = options.write / "model-data.json"
     document: dict[str, Any] = read_json(path)
     models = read(ModelData, document, source=path.name, level="files").models
     pairs = [(row.name, row.acc) for row in models]
@@ -236,6 +229,26 @@ def write_row(
     row["perfParms"] = {**parms, "overheadMs": overhead_ms} if overhead_ms else dict(parms)
     path.write_text(document_text(document, key), encoding="utf-8")
     return f"wrote perfParms of {options.model} on {options.accelerator} to {path}{told}"
+
+
+def check_directory(options: Namespace) -> None:
+    """Raise SpecError if the directory does not know the accelerator, or is wrong."""
+    from loop.schema.models import AcceleratorData, ModelData
+    from loop.schema.parsing import read
+    from twin.datafile import did_you_mean, read_json
+    from twin.spec import SpecError
+
+    directory: Path = options.write
+    file = directory / "accelerator-data.json"
+    known = read(AcceleratorData, read_json(file), source=file.name, level="files")
+    names = [row.name for row in known.accelerators]
+    if options.accelerator not in names:
+        raise SpecError(
+            f"{directory}: accelerator: expected one of {', '.join(names)}, found "
+            f"{options.accelerator[:60]!r}{did_you_mean(options.accelerator, names)}"
+        )
+    path = directory / "model-data.json"
+    read(ModelData, read_json(path), source=path.name, level="files")
 
 
 def document_text(document: Mapping[str, Any], key: str) -> str:
