@@ -2,7 +2,8 @@
 
 KV limit, records, scrapes every 15 s, overhead, a share of cached prefixes, asynchronous
 scheduling; Poisson arrivals of 128 input and 512 output tokens at a mean batch of about 24, as in
-bench_replica. Runs of both are interleaved and the minima of CPU time compared.
+bench_replica. Samples are taken once a minute, as where a controller looks so often. Runs of both
+are interleaved and the minima of CPU time compared.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from twin.spec import EngineSpec
 
 ROUNDS = 15
 PLAIN, COMPILED = 2_000, 20_000
+TOGETHER = 4  # scrapes whose samples are taken at once
 SUM = EngineSpec(
     model="m",
     accelerator="A",
@@ -107,17 +109,18 @@ def _plain(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestLog)
             replica.submit(request, request.arrival_s)
         replica.advance(until_s, inclusive=until_s < inf)
         if until_s < inf:
-            replica.read(until_s)
+            replica.scraped(until_s)
 
 
 def _compiled(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestLog) -> None:
     table = ReplicaTable(records=log)
     replica = table.add(spec, server="s", index=0, max_batch=MAX_BATCH, queue_max=None)
     route = (LEAST_OUTSTANDING, 0, np.empty(0))
-    for begin, end, until_s in steps:
-        stretch = Stretch(batch, begin, end, begin, route)
-        if until_s < inf:
-            table.sample([Visit(0, stretch, [replica], [replica])], until_s)
-        else:
-            table.serve(0, stretch, [replica])
+    scraped, (last, end, _) = steps[:-1], steps[-1]
+    for first in range(0, len(scraped), TOGETHER):
+        some = scraped[first : first + TOGETHER]
+        begin, upto = some[0][0], some[-1][1]
+        visit = Visit(0, Stretch(batch, begin, upto, begin, route), [replica], [replica])
+        table.sample([visit], [until_s for _, _, until_s in some])
+    table.serve(0, Stretch(batch, last, end, last, route), [replica])
     replica.advance(inf, inclusive=False)

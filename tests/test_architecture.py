@@ -81,8 +81,14 @@ def test_the_walk_names_every_file_that_a_cycle_runs_through() -> None:
 
 def test_the_walk_names_every_file_that_a_request_runs_through() -> None:
     """From the draw of its arrival to what a scrape tells of it."""
-    env = sim_world().env
-    files = files_of(lambda: env.run(until=90.0), rooms=("emulator/", "twin/"))
+    parts = sim_world()
+
+    def act() -> None:
+        parts.env.run(until=90.0)
+        # Samples are taken when somebody looks.
+        parts.cluster.advance()
+
+    files = files_of(act, rooms=("emulator/", "twin/"))
     names = named(walk("One request, followed"))
     assert len(files) > 10
     assert [file for file in sorted(files) if not is_one_of(file, names)] == []

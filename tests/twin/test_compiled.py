@@ -12,6 +12,7 @@ import simpy
 pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
 
 from tests.twin.fuzz_worlds import played
+from tests.twin.odd_worlds import played_oddly
 from twin.engine.compiled.table import TableReplica
 from twin.engine.port import EngineFactory
 from twin.engine.replica import Replica
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow  # compiling takes longer than all that make quick
 
 QUICK, MANY = 100, 1000
 CROWD, CROWDS = 12, 4
+ODD = 20
 RARE = ("preemption", "drain", "crash", "requeue", "prefix hit")
 
 
@@ -50,6 +52,14 @@ def test_worlds_with_the_compiled_engine_are_those_with_the_plain_one() -> None:
     _compare(range(QUICK))
 
 
+def test_worlds_at_the_edges_of_what_can_be_set_are_the_same_by_both_engines() -> None:
+    """Samples every second, windows of all sizes, no queue, memory for less than a prompt, answers
+    of one token, users, and crashes at the instants of scrapes.
+    """
+    for seed in range(ODD):
+        assert played_oddly(seed, compiled=True) == played_oddly(seed), f"world {seed}"
+
+
 def test_many_replicas_are_chosen_as_by_a_look_at_all_of_them() -> None:
     """From 16 replicas on they are kept in order; none of the other worlds has so many."""
     for seed in range(CROWDS):
@@ -61,6 +71,13 @@ def test_many_replicas_in_worlds_more() -> None:
     """`make fuzz`."""
     for seed in range(CROWDS, 10 * CROWDS):
         _compare_crowd(seed)
+
+
+@pytest.mark.fuzz
+def test_five_hundred_worlds_more_at_the_edges() -> None:
+    """`make fuzz`."""
+    for seed in range(ODD, 25 * ODD):
+        assert played_oddly(seed, compiled=True) == played_oddly(seed), f"world {seed}"
 
 
 @pytest.mark.fuzz

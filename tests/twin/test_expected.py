@@ -11,6 +11,7 @@ import pytest
 
 from tests.parts import first
 from tests.twin.fuzz_worlds import played
+from tests.twin.odd_worlds import played_oddly
 from twin.engine.port import Engine
 from twin.engine.replica import Replica
 from twin.request import Request
@@ -24,6 +25,14 @@ def test_expected_requests_are_served_as_submitted_ones(seed: int) -> None:
     whoever looks at one, or changes it, has to find what came before.
     """
     assert played(seed).results == played(seed, expected=False).results
+
+
+@pytest.mark.parametrize("seed", first(2, range(12)))
+def test_samples_that_are_taken_later_are_those_of_their_instants(seed: int) -> None:
+    """Of what is expected, samples are taken when somebody looks, sometimes many at once; of what
+    is submitted each is taken when its scrape is.
+    """
+    assert played_oddly(seed) == played_oddly(seed, expected=False)
 
 
 @pytest.mark.parametrize("seed", range(4))

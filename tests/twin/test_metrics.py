@@ -9,20 +9,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from twin.engine.replica import Replica
-from twin.engine.telemetry import TTFT_BOUNDS_S
+from twin.engine.telemetry import NO_COUNTED, TTFT_BOUNDS_S, Counters, packed
 from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.metrics import (
     METRIC_TYPES,
-    NO_COUNTED,
     Arrivals,
-    Counters,
     FinishedTotals,
     Growth,
     PodSeries,
     ServerSeries,
     WindowFigures,
     exposition,
+    scraped_of,
 )
 from twin.spec import LatencyModel, Pool, Server, World
 from twin.testing.worlds import arrive, cluster_of, spec_of
@@ -313,7 +312,9 @@ def test_of_steps_of_several_tokens_a_page_tells_both_and_a_window_the_time_per_
     replica.submit(Request(id=0, prompt_tokens=100, output_tokens=301, arrival_s=0.0), 0.0)
     replica.advance(15.0, inclusive=True)
     pod, reading = PodSeries(), replica.read(15.0)
-    growth = pod.scrape(reading, finished_tokens=301, now_s=15.0)
+    growth = pod.scrape(replica.scraped(15.0), 15.0)
+    kept = scraped_of(reading, finished_tokens=growth.counters.finished_tokens)
+    assert kept == replica.scraped(15.0)
     series.add(15.0, Arrivals(1, 100), [growth])
     figures = series.figures()
     assert figures.itl_ms == pytest.approx(12.0)
@@ -331,12 +332,12 @@ def test_of_steps_of_several_tokens_a_page_tells_both_and_a_window_the_time_per_
 def test_percentiles_of_a_window_are_those_of_its_buckets() -> None:
     """A mean hides the tail that a target is about; only what the window saw counts."""
     series = ServerSeries(scrape_interval_s=15.0, window_s=15.0)
-    first, second = list(NO_COUNTED), list(NO_COUNTED)
+    first, second = ([0] * (len(NO_COUNTED) // 8) for _ in range(2))
     first[5] = 1000  # of an earlier window
     second[TTFT_BOUNDS_S.index(0.1)] = 90  # between 0.08 and 0.1 s
     second[TTFT_BOUNDS_S.index(0.25)] = 10
-    series.add(15.0, Arrivals(1, 0), [Growth(Counters(), NO_COUNTED, tuple(first))])
-    series.add(30.0, Arrivals(2, 0), [Growth(Counters(), NO_COUNTED, tuple(second))])
+    series.add(15.0, Arrivals(1, 0), [Growth(Counters(), NO_COUNTED, packed(*first))])
+    series.add(30.0, Arrivals(2, 0), [Growth(Counters(), NO_COUNTED, packed(*second))])
     found = series.figures().percentiles_ms
     assert found.keys() == {"ttft"}
     assert found["ttft"] == pytest.approx(

@@ -30,6 +30,8 @@ from twin.engine.telemetry import (
     LATENCY_BOUNDS_S,
     ReplicaReading,
     ReplicaTelemetry,
+    Scraped,
+    Seen,
     add_progression,
 )
 from twin.request import Request
@@ -302,6 +304,13 @@ class Replica:
         """Return what a scrape at *now_s* sees. Needs an advance to *now_s* inclusively; changes
         nothing.
         """
+        return self.telemetry.reading(**self._seen(now_s))
+
+    def scraped(self, now_s: float) -> Scraped:
+        """Return what a scraper keeps of `read`: it takes half the time."""
+        return self.telemetry.scraped(**self._seen(now_s))
+
+    def _seen(self, now_s: float) -> Seen:
         assert self.next_boundary_s > now_s, (
             f"read at {now_s}, but a boundary at {self.next_boundary_s} is not processed"
         )
@@ -312,14 +321,13 @@ class Replica:
         if done:
             c0_s, c1_s = self._c0_s, self._c1_s
             segment = (self._decodes, done, c0_s, c1_s, duration_s(done, c0_s, c1_s))
-        usage = self._kv.usage(self._blocks_held(done)) if self._length else 0.0
-        return self.telemetry.reading(
-            running=len(self._running),
-            waiting=len(self._waiting),
-            kv_usage=usage,
-            segment=segment,
-            generated=self._generated(done) if self._step > self._unit else None,
-        )
+        return {
+            "running": len(self._running),
+            "waiting": len(self._waiting),
+            "kv_usage": self._kv.usage(self._blocks_held(done)) if self._length else 0.0,
+            "segment": segment,
+            "generated": self._generated(done) if self._step > self._unit else None,
+        }
 
     @property
     def queued_prompt_tokens(self) -> int:

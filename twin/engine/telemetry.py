@@ -7,6 +7,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass
 from math import inf
+from struct import Struct
+from typing import NamedTuple, TypedDict
 
 from twin.frozen import made_quickly
 
@@ -30,6 +32,60 @@ LATENCY_BOUNDS_S = (
     *(40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 """Upper bounds of vllm:e2e_request_latency_seconds and vllm:request_queue_time_seconds."""
+
+
+Counted = bytes
+"""The buckets of TTFT, ITL, end-to-end and queue times, packed: a tuple takes more than twice the
+memory.
+"""
+
+_COUNTED = Struct(f"{len(TTFT_BOUNDS_S) + len(ITL_BOUNDS_S) + 2 * len(LATENCY_BOUNDS_S) + 4}q")
+NO_COUNTED: Counted = bytes(_COUNTED.size)
+packed = _COUNTED.pack
+
+
+class Counters(NamedTuple):
+    """Counters of one pod since its start. finished_tokens: output tokens of the requests that
+    finished.
+    """
+
+    successes: int = 0
+    finished_tokens: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    ttft_count: int = 0
+    ttft_sum_s: float = 0.0
+    itl_count: int = 0
+    itl_sum_s: float = 0.0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+class Scraped(NamedTuple):
+    """Of a reading, what a scraper keeps: counters, buckets, and the gauges."""
+
+    counters: Counters
+    counted: Counted
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+Segment = tuple[int, int, float, float, float]
+"""(n, k, c0, c1, duration) of iterations that are over and not yet counted."""
+
+
+class Seen(TypedDict):
+    """What is read of a replica beside its counters: gauges, the segment, and the tokens of what is
+    in flight (None if a step is a token).
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float
+    segment: Segment | None
+    generated: int | None
 
 
 @made_quickly
@@ -162,18 +218,13 @@ class ReplicaTelemetry:
         running: int,
         waiting: int,
         kv_usage: float,
-        segment: tuple[int, int, float, float, float] | None,
+        segment: Segment | None,
         generated: int | None = None,
     ) -> ReplicaReading:
-        """Return the counters with the gauges given; *segment* is the (n, k, c0, c1, duration) not
-        yet counted, *generated* the tokens of what is in flight, None if a step is a token.
+        """Return the counters with the gauges given; *segment* is not yet counted, *generated* the
+        tokens of what is in flight, None if a step is a token.
         """
-        itl_sum_s, itl_buckets = self.itl_sum_s, self.itl_buckets
-        if segment is not None:
-            n, k, c0_s, c1_s, duration = segment
-            itl_sum_s += n * duration
-            itl_buckets = itl_buckets.copy()
-            add_progression(itl_buckets, n, k, c0_s, c1_s)
+        itl_sum_s, itl_buckets = self._itl(segment)
         # Each step after a first token ends a gap.
         first_tokens, gaps = sum(self.ttft_buckets), sum(itl_buckets)
         successes = sum(self.e2e_buckets)
@@ -203,6 +254,43 @@ class ReplicaTelemetry:
             prefix_queries=self.prefix_queries,
             prefix_hits=self.prefix_hits,
         )
+
+    def scraped(
+        self,
+        *,
+        running: int,
+        waiting: int,
+        kv_usage: float,
+        segment: Segment | None,
+        generated: int | None,
+    ) -> Scraped:
+        """Return what a scraper keeps of `reading`."""
+        itl_sum_s, itl_buckets = self._itl(segment)
+        first_tokens, gaps = sum(self.ttft_buckets), sum(itl_buckets)
+        counters = Counters(
+            sum(self.e2e_buckets),
+            self.ended_tokens,
+            self.prompt_tokens,
+            first_tokens + gaps if generated is None else self.ended_tokens + generated,
+            first_tokens,
+            self.ttft_sum_s,
+            gaps,
+            itl_sum_s,
+            self.preemptions,
+            self.prefix_queries,
+            self.prefix_hits,
+        )
+        counted = packed(*self.ttft_buckets, *itl_buckets, *self.e2e_buckets, *self.queue_buckets)
+        return Scraped(counters, counted, running, waiting, kv_usage)
+
+    def _itl(self, segment: Segment | None) -> tuple[float, list[int]]:
+        """Return sum and buckets of ITL, those of *segment* included."""
+        if segment is None:
+            return self.itl_sum_s, self.itl_buckets
+        n, k, c0_s, c1_s, duration = segment
+        buckets = self.itl_buckets.copy()
+        add_progression(buckets, n, k, c0_s, c1_s)
+        return self.itl_sum_s + n * duration, buckets
 
 
 def add_progression(buckets: list[int], n: int, k: int, c0_s: float, c1_s: float) -> None:

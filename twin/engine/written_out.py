@@ -24,6 +24,7 @@ from twin.engine.telemetry import (
     LATENCY_BOUNDS_S,
     TTFT_BOUNDS_S,
     ReplicaReading,
+    Scraped,
     add_progression,
 )
 from twin.request import Request
@@ -91,6 +92,11 @@ class WrittenOut(Replica):
         """Return what Replica.read does."""
         self._settle()
         return super().read(now_s)
+
+    def scraped(self, now_s: float) -> Scraped:
+        """Return what Replica.scraped does."""
+        self._settle()
+        return super().scraped(now_s)
 
     def set_max_batch(self, max_batch: int, now_s: float) -> None:
         """Do what Replica.set_max_batch does."""

@@ -4,7 +4,7 @@ truth of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf, nextafter
@@ -20,7 +20,7 @@ from twin.kernel import CONTROL, SCRAPE, at
 from twin.request import NoRequestLog, Request, RequestBatch, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
-from twin.serving.metrics import TableTotals, WindowFigures, window_figures
+from twin.serving.metrics import WindowFigures, window_figures
 from twin.serving.pod import NoPodLog, Pod, PodLog
 from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 TOGETHER = 16_384
 # Of a world that runs for days: minutes of a busy pod, and half a megabyte of each.
 WAITING_MAX = 2_000
+# Scrapes whose samples are taken later, together: minutes of requests, which are in memory then.
+LAG_MAX = 16
 
 
 class Cluster:
@@ -68,7 +70,12 @@ class Cluster:
         kept = requests if requests is not None else RequestLog()
         self.requests = kept if waiting_max is None else NoRequestLog()
         self._waiting_max = waiting_max
+        # A world that runs for days is one that somebody waits for: it works in small parts.
+        self._lag_max = LAG_MAX if waiting_max is None else 0
+        self._lag = 0  # scrapes since samples were taken
         self._table = _make_table(self.requests) if compiled else None
+        # First, for it brings the table its rows.
+        self.requests.sources.insert(0, self._catch_up)
         self.pods = PodLog() if waiting_max is None else NoPodLog()
         self.desired: list[DesiredState] = []
         self._desired_count = 0
@@ -212,6 +219,7 @@ class Cluster:
         """Return what an observer sees now: pods and capacity as they are, figures as last
         scraped.
         """
+        self._catch_up()
         return ClusterView(
             now_s=self._env.now,
             scrape_interval_s=self.spec.world.scrape_interval_s,
@@ -236,14 +244,14 @@ class Cluster:
         """Return the requests in flight at the end of a run, server by server; what ends at this
         instant has ended.
         """
-        self._visit_together(scrape=False)
+        self._go_on()
         return [request for deployment in self._deployments for request in deployment.in_flight()]
 
     def record_unfinished(self) -> tuple[Ints, Ints, Ints]:
         """Record what `unfinished` would return, after all that has ended. Return of each request
         its server, its number and the tokens that it has made, in the order of the records.
         """
-        self._visit_together(scrape=False)
+        self._go_on()
         rows: list[TableReplica] = []
         others: list[Request] = []
         for deployment in self._deployments:
@@ -313,10 +321,15 @@ class Cluster:
         )
         self._deployments += (deployment,)
         self._by_name[deployment.server.name] = deployment
-        self._submits[deployment.server.name] = deployment.gateway.submit
+        self._submits[deployment.server.name] = partial(self._submit_first, deployment)
         self._applied.append(-1)
         self._actuations.append(Chance(self._seed, index, ACTUATION))
         return deployment
+
+    def _submit_first(self, deployment: Deployment, request: Request) -> None:
+        deployment.follow_events()
+        self._submits[request.server] = deployment.gateway.submit
+        deployment.gateway.submit(request)
 
     def _note(self, desired: DesiredState) -> None:
         self._desired_count += 1
@@ -339,59 +352,69 @@ class Cluster:
         at(self._env, at_s, priority=SCRAPE, action=self._scrape)
 
     def _scrape(self) -> None:
-        seen = self._visit_together(scrape=True)
-        if seen:
-            self._show(seen)
+        for deployment in self._deployments:
+            deployment.scrape()
+        self._lag += 1
+        if self._lag > self._lag_max:
+            self._catch_up()
         self.requests.settle()
         self._await_scrape()
 
-    def _visit_together(self, *, scrape: bool) -> list[Deployment]:
-        """Serve what has come to the servers whose replicas are rows of the table, and scrape them
-        or not: together, for a call for each would take longer than what it does. Return which they
-        were; the others are scraped one by one.
+    def _catch_up(self) -> None:
+        """Take the samples of all scrapes up to now, of the servers whose replicas are rows of the
+        table together: a call for each would take longer than what it does.
         """
-        seen: list[Deployment] = []
-        visits: list[Visit[TableReplica]] = []
-        requests = 0
-        until_s = self._env.now if scrape else nextafter(self._env.now, -inf)
+        self._lag = 0
+        alike: dict[tuple[float, ...], list[Deployment]] = {}
         for deployment in self._deployments:
+            if deployment.scrapes and deployment.compiled:
+                alike.setdefault(tuple(deployment.scrapes), []).append(deployment)
+            else:
+                deployment.catch_up()
+        for scrapes_s, deployments in alike.items():
+            assert self._table is not None
+            for others in self._visits(deployments, scrapes_s[-1]):
+                visits = [visit for _, visit in others]
+                sampled = self._table.sample(visits, scrapes_s)
+                gauges = self._table.gauges()
+                for number, (deployment, _) in enumerate(others):
+                    deployment.show(sampled, number, *gauges)
+            for deployment in deployments:
+                deployment.catch_up()
+
+    def _visits(
+        self, deployments: Sequence[Deployment], until_s: float
+    ) -> Iterator[list[tuple[Deployment, Visit[TableReplica]]]]:
+        """Yield what comes by *until_s* to those of *deployments* which the table can serve
+        together, so many at once as make TOGETHER requests.
+        """
+        found: list[tuple[Deployment, Visit[TableReplica]]] = []
+        requests = 0
+        for deployment in deployments:
             visit = deployment.visit(until_s)
             if visit is None:
-                if scrape:
-                    deployment.scrape()
                 continue
-            seen.append(deployment)
-            visits.append(visit)
-            stretch = visit.stretch
-            requests += stretch.end - stretch.begin
+            found.append((deployment, visit))
+            requests += visit.stretch.requests
             if requests > TOGETHER:
-                self._sample(seen[-len(visits) :], visits, scrape=scrape)
-                visits, requests = [], 0
-        if visits:
-            self._sample(seen[-len(visits) :], visits, scrape=scrape)
-        return seen
+                yield found
+                found, requests = [], 0
+        if found:
+            yield found
 
-    def _sample(
-        self,
-        deployments: Sequence[Deployment],
-        visits: Sequence[Visit[TableReplica]],
-        *,
-        scrape: bool,
-    ) -> None:
-        assert self._table is not None
-        left = self._table.sample(visits, self._env.now, scrape=scrape)
-        for deployment, visit, (turn, prompt_tokens) in zip(deployments, visits, left, strict=True):
-            if visit.stretch is not NO_STRETCH:
-                deployment.gateway.resume(turn, prompt_tokens)
-
-    def _show(self, deployments: Sequence[Deployment]) -> None:
-        """Tell *deployments* what the table has just read of them."""
-        assert self._table is not None
-        counted, sums_s = self._table.scraped.copy(), self._table.scraped_sums.copy()
-        gauges, usages = self._table.gauges()
-        for deployment in deployments:
-            index = deployment.index
-            deployment.show(TableTotals(counted[index], sums_s[index]), gauges, usages)
+    def _go_on(self) -> None:
+        """Serve what came before now to the servers whose replicas are rows of the table: it is
+        quicker done for all of them together.
+        """
+        self._catch_up()
+        if self._table is None:
+            return
+        until_s = nextafter(self._env.now, -inf)
+        for others in self._visits(self._deployments, until_s):
+            left = self._table.go_on([visit for _, visit in others], until_s)
+            for (deployment, visit), (turn, prompt_tokens) in zip(others, left, strict=True):
+                if visit.stretch is not NO_STRETCH:
+                    deployment.gateway.resume(turn, prompt_tokens)
 
     def _apply(self, deployment: Deployment, number: int, desired: DesiredState) -> None:
         # With a random delay one may overtake another: what was asked for later counts.

@@ -5,6 +5,7 @@ Requests come in by its gateway.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,17 +18,19 @@ import simpy
 from twin.chance import CRASH, ROUTER, START_UP, Chance, server_generator
 from twin.engine.compiled.visit import NO_STRETCH, Visit, unfit
 from twin.engine.port import Engine, OnFinish, make_engine
+from twin.engine.replica import Replica
+from twin.engine.telemetry import Scraped
 from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
-from twin.serving.metrics import Arrivals, Growth, ServerSeries, TableTotals
+from twin.serving.metrics import Arrivals, Growth, ServerSeries, TableTotals, scraped_of
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.serving.rollout import DesiredState, make_room, plan
 from twin.spec import ClusterSpec, GaugeSample, Server
 
 if TYPE_CHECKING:
-    from twin.engine.compiled.table import ReplicaTable, TableReplica
+    from twin.engine.compiled.table import ReplicaTable, Sampled, TableReplica
 
 _HOUR_S = 3600.0
 
@@ -40,7 +43,7 @@ class Deployment:
     wait for a pod to come, and for each pod.
 
     What a method does to the server or shows of it is as of now: it first takes what was expected
-    to arrive before (Gateway.arrive).
+    to arrive before (`_arrive`), and the samples of scrapes that nobody has asked for yet.
     """
 
     def __init__(
@@ -71,6 +74,10 @@ class Deployment:
         self.series = ServerSeries(
             scrape_interval_s=spec.world.scrape_interval_s, window_s=spec.world.window_s
         )
+        # The instants of scrapes whose samples are still to be taken.
+        self.scrapes: deque[float] = deque()
+        # Whether its requests are known ahead, so that samples may be taken later.
+        self._ahead = True
         self._ended: Callable[[Request, float], None] | None = None
         self._next_look: Call | None = None
         self._env = env
@@ -102,6 +109,7 @@ class Deployment:
         """Call *ended* with each request from now on and the instant at which its client has the
         end, as soon as the engine made it: pods are then followed from boundary to boundary.
         """
+        self.follow_events()
         self._ended = self.gateway.ended = ended
         self._leave_table("each of its users waits for an answer")
         self.gateway.dispatched = self._follow
@@ -111,7 +119,13 @@ class Deployment:
         """Tell whether the compiled engine serves the requests."""
         return self._table is not None
 
+    def follow_events(self) -> None:
+        """Take samples at their instants from now on: requests will come that nobody told of."""
+        self.catch_up()
+        self._ahead = False
+
     def _leave_table_for_blocks(self) -> None:
+        self.catch_up()
         self._leave_table("its trace has the blocks of prompts")
 
     def _leave_table(self, because: str) -> None:
@@ -165,7 +179,7 @@ class Deployment:
     def advance(self) -> None:
         """Bring every replica up to now, without what happens at this very instant."""
         now_s = self._env.now
-        self.gateway.arrive(now_s, inclusive=False)
+        self._arrive()
         for pod in self.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=False)
@@ -190,38 +204,50 @@ class Deployment:
 
     def _finish_now(self) -> None:
         now_s = self._env.now
-        self.gateway.arrive(now_s, inclusive=False)
+        self._arrive()
         for pod in self.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=True)
 
     def scrape(self) -> None:
-        """Take a sample of the router and of every pod that serves; what happens at this instant is
-        in it.
+        """Have a sample taken of the router and of every pod that serves, as of now; what happens
+        at this instant is in it.
+
+        It is taken when somebody looks at this server or changes it: until then it stays the same,
+        and several samples one after the other find what the replicas hold in the caches of the
+        processor.
         """
-        now_s = self._env.now
+        self.scrapes.append(self._env.now)
+        if not self._ahead:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take the samples of the scrapes up to now."""
+        while self.scrapes:
+            self._sample(self.scrapes[0])
+
+    def _sample(self, now_s: float) -> None:
+        """Take the next sample, as of *now_s*."""
         self.gateway.arrive(now_s, inclusive=True)
-        table = self._table
-        if table is not None:
-            table.sample([Visit(self.index, NO_STRETCH, (), self._rows())], now_s)
-            totals = TableTotals(table.scraped[self.index].copy(), table.scraped_sums[self.index])
-            self.show(totals._replace(sums_s=totals.sums_s.copy()), *table.gauges())
+        if self._table is not None:
+            rows = self._rows()
+            sampled = self._table.sample([Visit(self.index, NO_STRETCH, (), rows)], [now_s])
+            self.show(sampled, 0, *(self._table.gauges() if rows else ([], [])))
             return
+        self.scrapes.popleft()
         growths: list[Growth] = []
         for pod in self.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=True)
-                reading, finished_tokens = pod.replica.read(now_s), pod.finished.output_tokens
-                growths.append(
-                    pod.series.scrape(reading, finished_tokens=finished_tokens, now_s=now_s)
-                )
+                growths.append(pod.series.scrape(_scraped(pod, pod.replica, now_s), now_s))
         self.series.add(now_s, self._arrivals(), growths)
         self.series.queued_prompt_tokens = self._queued_prompt_tokens()
-        self._add_up()
+        self._add_up(now_s)
 
     def visit(self, until_s: float) -> Visit[TableReplica] | None:
-        """Return what a scrape does to this server, if it may be done together with others; then
-        `show` is told. None if it is to be done by `scrape`. What comes by *until_s* is in it.
+        """Return what the scrapes up to *until_s* do to this server, if it may be done together
+        with others; then `show` is told. None if it is to be done by `catch_up`. What comes by
+        *until_s* is in it.
         """
         if self._table is None:
             return None
@@ -232,14 +258,31 @@ class Deployment:
         routed: Any = self.gateway.replicas
         return Visit(self.index, stretch, routed, self._rows())
 
-    def show(self, totals: TableTotals, gauges: list[list[int]], usages: list[float]) -> None:
-        """Take in a scrape of the table: the *totals* of this server, and by row the *gauges* and
-        *usages* of ReplicaTable.gauges.
+    def show(
+        self, sampled: Sampled, number: int, gauges: list[list[int]], usages: list[float]
+    ) -> None:
+        """Take in the next samples as the table took them, in its visit *number*, and by row the
+        *gauges* and *usages* of ReplicaTable.gauges.
         """
-        now_s, backlog = self._env.now, self.gateway.backlog
-        self.series.add_totals(now_s, self._arrivals(), totals)
+        gateway, series = self.gateway, self.series
+        rest, backlog = sampled.rest[number], len(gateway.backlog)
+        came_now, tokens_now, _, _ = rest[-1]
+        # What has come is counted by the gateway already, their tokens are not.
+        came_before, tokens_before = gateway.arrivals - came_now, gateway.arrived_tokens
+        counted, sums_s = sampled.counted[number], sampled.sums_s[number]
+        for k, (came, tokens, running, waiting) in enumerate(rest):
+            now_s = self.scrapes.popleft()
+            arrivals = Arrivals(came_before + came, tokens_before + tokens)
+            series.add_totals(now_s, arrivals, TableTotals(counted[k], sums_s[k]))
+            series.gauges.append(GaugeSample(now_s, running, waiting + backlog))
+        series.running, series.waiting, series.backlog = running, waiting, waiting + backlog
+        if came_now:
+            gateway.resume(sampled.turns[number], tokens_now)
+        self._show_pods(now_s, gauges, usages)
+
+    def _show_pods(self, now_s: float, gauges: list[list[int]], usages: list[float]) -> None:
+        backlog = self.gateway.backlog
         queued = sum([request.prompt_tokens for request in backlog]) if backlog else 0
-        running = waiting = 0
         ready: list[float] = []
         for pod in self.pods:
             replica: TableReplica | None = pod.replica  # type: ignore[assignment] # a row of it
@@ -252,13 +295,11 @@ class Deployment:
                 series.running, series.waiting, tokens = gauges[row]
                 series.queued_prompt_tokens = tokens
                 series.kv_usage, series.scraped_s = usage, now_s
-                running += series.running
-                waiting += series.waiting
                 queued += tokens
             if pod.phase == "ready":
                 ready.append(usage)
         self.series.queued_prompt_tokens = queued
-        self._keep_gauges(running, waiting, ready)
+        self.series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _rows(self) -> list[TableReplica]:
         replicas = [pod.replica for pod in self.pods if pod.replica is not None]
@@ -267,8 +308,8 @@ class Deployment:
     def _arrivals(self) -> Arrivals:
         return Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
 
-    def _add_up(self) -> None:
-        """Add up the gauges of the pods as just scraped."""
+    def _add_up(self, now_s: float) -> None:
+        """Add up the gauges of the pods as scraped at *now_s*."""
         running = waiting = 0
         ready: list[float] = []
         for pod in self.pods:
@@ -277,16 +318,10 @@ class Deployment:
                 waiting += pod.series.waiting
             if pod.phase == "ready":
                 ready.append(pod.series.kv_usage)
-        self._keep_gauges(running, waiting, ready)
-
-    def _keep_gauges(self, running: int, waiting: int, ready: Sequence[float]) -> None:
-        """Take in what runs and waits in the pods, and how full the KV caches of *ready* ones
-        are.
-        """
         series = self.series
         series.running, series.waiting = running, waiting
         series.backlog = waiting + len(self.gateway.backlog)
-        series.gauges.append(GaugeSample(self._env.now, running, series.backlog))
+        series.gauges.append(GaugeSample(now_s, running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _queued_prompt_tokens(self) -> int | None:
@@ -344,7 +379,7 @@ class Deployment:
         waiting = next((pod for pod in self.pods if pod.phase == "pending"), None)
         if waiting is None:
             return False
-        self.gateway.arrive(self._env.now, inclusive=arrived)
+        self._arrive(inclusive=arrived)
         claim = waiting.claim
         assert claim is not None
         free = self._ledger.free(claim.type)
@@ -415,9 +450,12 @@ class Deployment:
         self._arrive()
         self._reconcile()
 
-    def _arrive(self) -> None:
-        """Take what came before this instant: control actions come before its arrivals."""
-        self.gateway.arrive(self._env.now, inclusive=False)
+    def _arrive(self, *, inclusive: bool = False) -> None:
+        """Take what came before this instant, and with *inclusive* at it: control actions come
+        before its arrivals.
+        """
+        self.catch_up()
+        self.gateway.arrive(self._env.now, inclusive=inclusive)
 
     def _reconcile(self) -> None:
         step = plan(self.pods, self.desired, live=self._live)
@@ -528,6 +566,7 @@ class Deployment:
     def _pass_boundary(self, pod: Pod) -> None:
         """End a draining pod at the exact instant at which it has nothing left to do."""
         assert pod.replica is not None
+        self.catch_up()
         pod.replica.advance(self._env.now, inclusive=True)
         if pod.replica.outstanding:
             self._await_boundary(pod)
@@ -565,3 +604,10 @@ class Deployment:
         now_s = self._env.now
         replica.advance(now_s, inclusive=False)
         return replica.abort(now_s)
+
+
+def _scraped(pod: Pod, replica: Engine, now_s: float) -> Scraped:
+    """Return what a scraper keeps of the *replica* of *pod*, whichever engine it is."""
+    if isinstance(replica, Replica):
+        return replica.scraped(now_s)
+    return scraped_of(replica.read(now_s), finished_tokens=pod.finished.output_tokens)

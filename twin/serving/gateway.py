@@ -111,20 +111,24 @@ class Gateway:
             return None
         if self._next_s > until_s:
             return NO_STRETCH
-        expected, begin, number = self._expected, self._begun, self.arrivals
-        batch = expected[0]
-        times_s = batch.times_s
-        end = int(times_s.searchsorted(until_s, "right"))
-        if end - begin > STRETCH_MAX:
-            return None
-        if end == times_s.size and len(expected) > 1 and expected[1].times_s[0] <= until_s:
-            return None
-        plan = self._router.plan(end - begin)
+        parts, come, begin = [], 0, self._begun
+        for batch in self._expected:
+            end = int(batch.times_s.searchsorted(until_s, "right"))
+            if end > begin:
+                parts.append((batch, begin, end))
+                come += end - begin
+            if end < batch.times_s.size:
+                break
+            begin = 0
+        plan = self._router.plan(come) if come <= STRETCH_MAX else None
         if plan is None:
             return None
-        self._pass(batch, end)
-        self.arrivals += end - begin
-        return Stretch(batch, begin, end, number, plan)
+        for batch, _, end in parts:
+            self._pass(batch, end)
+        number = self.arrivals
+        self.arrivals += come
+        (batch, begin, end), *more = parts
+        return Stretch(batch, begin, end, number, plan, tuple(more))
 
     def resume(self, turn: int, prompt_tokens: int) -> None:
         """Go on with this place in the round, where the table ended; it served so many

@@ -15,30 +15,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
+from twin.engine.telemetry import (
+    ITL_BOUNDS_S,
+    LATENCY_BOUNDS_S,
+    NO_COUNTED,
+    TTFT_BOUNDS_S,
+    Counted,
+    Counters,
+    ReplicaReading,
+    Scraped,
+    packed,
+)
 from twin.frozen import made_quickly
 from twin.request import Request
 from twin.spec import GaugeSample
 
 _MS, _MINUTE_S = 1000.0, 60.0
-
-
-class Counters(NamedTuple):
-    """Counters of one pod since its start. finished_tokens: output tokens of the requests that
-    finished.
-    """
-
-    successes: int = 0
-    finished_tokens: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    ttft_count: int = 0
-    ttft_sum_s: float = 0.0
-    itl_count: int = 0
-    itl_sum_s: float = 0.0
-    preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
 
 
 @dataclass(slots=True)
@@ -155,8 +147,6 @@ def percentiles_of_all_ms(
 
 
 ALL_HISTOGRAMS: Mapping[str, Sequence[float]] = {**HISTOGRAMS, "queue": LATENCY_BOUNDS_S}
-Counted = tuple[int, ...]
-NO_COUNTED: Counted = (0,) * sum(len(bounds) + 1 for bounds in ALL_HISTOGRAMS.values())
 
 
 class PodSeries:
@@ -183,37 +173,37 @@ class PodSeries:
         self.kv_usage = 0.0
         self.queued_prompt_tokens: int | None = None
 
-    def scrape(self, reading: ReplicaReading, *, finished_tokens: int, now_s: float) -> Growth:
-        """Take in *reading*; return how much it grew since the scrape before, or since the pod's
-        start.
+    def scrape(self, scraped: Scraped, now_s: float) -> Growth:
+        """Take in what was *scraped*; return how much it grew since the scrape before, or since the
+        pod's start.
         """
-        counters = Counters(
-            reading.successes,
-            finished_tokens,
-            reading.prompt_tokens,
-            reading.generation_tokens,
-            reading.ttft_count,
-            reading.ttft_sum_s,
-            reading.itl_count,
-            reading.itl_sum_s,
-            reading.preemptions,
-            reading.prefix_queries,
-            reading.prefix_hits,
-        )
-        counted = (
-            *reading.ttft_buckets,
-            *reading.itl_buckets,
-            *reading.e2e_buckets,
-            *reading.queue_buckets,
-        )
+        counters, counted, self.running, self.waiting, self.kv_usage = scraped
         growth = Growth(Counters._make(map(sub, counters, self.counters)), self.counted, counted)
         self.counters, self.counted, self.scraped_s = counters, counted, now_s
-        self.running, self.waiting, self.kv_usage = (
-            reading.running,
-            reading.waiting,
-            reading.kv_usage,
-        )
         return growth
+
+
+def scraped_of(reading: ReplicaReading, *, finished_tokens: int) -> Scraped:
+    """Return what a scraper keeps of *reading*, of a replica of which requests with so many output
+    tokens have finished.
+    """
+    counters = Counters(
+        reading.successes,
+        finished_tokens,
+        reading.prompt_tokens,
+        reading.generation_tokens,
+        reading.ttft_count,
+        reading.ttft_sum_s,
+        reading.itl_count,
+        reading.itl_sum_s,
+        reading.preemptions,
+        reading.prefix_queries,
+        reading.prefix_hits,
+    )
+    counted = packed(
+        *reading.ttft_buckets, *reading.itl_buckets, *reading.e2e_buckets, *reading.queue_buckets
+    )
+    return Scraped(counters, counted, reading.running, reading.waiting, reading.kv_usage)
 
 
 class Growth(NamedTuple):
@@ -256,7 +246,9 @@ class ServerSeries:
         self._samples: deque[tuple[float, Arrivals, Counters | TableTotals]] = deque(maxlen=kept)
         self._samples.append((0.0, Arrivals(), Counters()))
         # By sample, what a table counted up to it, or the buckets of each pod before it and at it.
-        self._counted: deque[TableTotals | Sequence[Growth]] = deque([()], maxlen=kept)
+        self._counted: deque[TableTotals | Sequence[tuple[Counted, Counted]]] = deque(
+            [()], maxlen=kept
+        )
         self.gauges: deque[GaugeSample] = deque(maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
@@ -280,7 +272,7 @@ class ServerSeries:
             total = Counters._make(map(add, total, growth.counters))
         self._known = None
         self._samples.append((now_s, arrivals, total))
-        self._counted.append(growths)
+        self._counted.append([(growth.before, growth.now) for growth in growths])
 
     def add_totals(self, now_s: float, arrivals: Arrivals, totals: TableTotals) -> None:
         """Append the sample of a scrape whose totals were added up elsewhere."""
@@ -294,24 +286,23 @@ class ServerSeries:
         """
         return window_figures([self])[0]
 
-    def _growth(self) -> Buckets:
-        """Return how much the histograms grew over the window."""
-        grown = np.zeros(len(NO_COUNTED), dtype=np.int64)
+    def _growth(self) -> tuple[Buckets | int, list[Counted], list[Counted]]:
+        """Return how much the histograms of a table grew over the window, and of each pod of which
+        the buckets are kept, those at the beginning of the window and at its end.
+        """
+        grown: Buckets | int = 0
         # Of each pod, where what it counts now began: one scrape begins where another ended.
         began: dict[int, tuple[Counted, Counted]] = {}
         for earlier, later in pairwise(self._counted):
             if isinstance(later, TableTotals):
-                grown += later.counted[_COUNTERS:]
+                grown = grown + later.counted[_COUNTERS:]
                 if isinstance(earlier, TableTotals):
-                    grown -= earlier.counted[_COUNTERS:]
+                    grown = grown - earlier.counted[_COUNTERS:]
                 continue
-            for _, before, now in later:
+            for before, now in later:
                 first, _ = began.pop(id(before), (before, before))
                 began[id(now)] = (first, now)
-        if began:
-            first_ones, last_ones = zip(*began.values(), strict=True)
-            grown += np.array(last_ones).sum(axis=0) - np.array(first_ones).sum(axis=0)
-        return grown
+        return grown, [first for first, _ in began.values()], [last for _, last in began.values()]
 
     def _figures(self, percentiles: dict[str, dict[str, float]]) -> WindowFigures:
         begin_s, arrivals_then, first = self._samples[0]
@@ -368,7 +359,7 @@ def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:
     """
     new = [one for one in series if one._known is None]
     if new:
-        grown = np.array([one._growth() for one in new])
+        grown = _grown([one._growth() for one in new])
         percentiles = percentiles_of_all_ms(grown, ALL_HISTOGRAMS)
         for one, found in zip(new, percentiles, strict=True):
             one._known = one._figures(found)
@@ -381,6 +372,23 @@ def _counters(totals: Counters | TableTotals) -> Counters:
     *counters, itl_count, preemptions, queries, hits = totals.counted[:_COUNTERS].tolist()
     ttft_s, itl_s = totals.sums_s.tolist()
     return Counters._make((*counters, ttft_s, itl_count, itl_s, preemptions, queries, hits))
+
+
+def _grown(parts: Sequence[tuple[Buckets | int, list[Counted], list[Counted]]]) -> Buckets:
+    """Return how much the histograms of each of several servers grew (ServerSeries._growth), with
+    one look at the buckets of all.
+    """
+    grown = np.zeros((len(parts), len(NO_COUNTED) // 8), np.int64)
+    owners = [row for row, (_, first, _) in enumerate(parts) for _ in first]
+    if owners:
+        first = b"".join([each for _, begun, _ in parts for each in begun])
+        last = b"".join([each for _, _, ended in parts for each in ended])
+        more = np.frombuffer(last, np.int64) - np.frombuffer(first, np.int64)
+        np.add.at(grown, owners, more.reshape(len(owners), -1))
+    for row, (of_table, _, _) in enumerate(parts):
+        if not isinstance(of_table, int):
+            grown[row] += of_table
+    return grown
 
 
 def _mean(total: float, count: int) -> float | None:

@@ -38,6 +38,7 @@ ORDER_REPLICAS, ORDER_REQUESTS = 16, 4
 _REJECTED: Any = np.int64(Outcome.REJECTED)
 _UNFINISHED: Any = np.int64(Outcome.UNFINISHED)
 _NO_REASON: Any = np.int64(0)
+_ZERO: Any = np.int64(0)
 _UNBOUNDED = at.UNBOUNDED
 
 
@@ -47,7 +48,8 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
 
     Requests (instants, prompts, outputs) arrive. Or, with a SLOT >= 0, the request there is
     submitted to the first replica at NOW_S. Then those to be read go on to before UNTIL_S, and if
-    WHAT says so (columns.READ, columns.SCRAPE), each is read as right before AFTER_S.
+    WHAT says so (columns.READ, columns.LIST), each is read as right before AFTER_S. Or, with
+    instants of scrapes, they are sampled at each of these, as the requests arrive.
 
     What comes of it stands in the visit. Return, of the request in SLOT, the code of the
     reason why it was refused, or 0.
@@ -93,9 +95,19 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
     visits = view(ints[at.A_VISITS], (sizes[at.N_VISITS], at.VISIT_INTS))
     rows = view(ints[at.A_ROWS], sizes[at.N_ROWS])
     draws = view(floats[at.F_DRAWS], sizes[at.N_DRAWS])
+    scrapes = sizes[at.N_SCRAPES]
+    if scrapes:
+        scrapes_s = view(floats[at.F_SCRAPES], (2, scrapes))
+        samples = (
+            view(ints[at.A_SAMPLES], (sizes[at.N_VISITS], scrapes, at.SAMPLE_INTS)),
+            view(floats[at.F_SAMPLES], (sizes[at.N_VISITS], scrapes, at.S_KV_USAGE)),
+        )
+        scraped = (last, scratch, totals, totals_s)
+        _sample(s, visits, rows, requests, draws, order, scrapes_s, samples, scraped)
+        return 0
     one = (sizes[at.SLOT], instants[at.NOW_S])
-    scrape = (sizes[at.WHAT], instants[at.AFTER_S], last, scratch, totals, totals_s)
-    return _go_round(s, visits, rows, requests, draws, order, one, scrape, instants[at.UNTIL_S])
+    look = (sizes[at.WHAT], instants[at.AFTER_S], scratch)
+    return _go_round(s, visits, rows, requests, draws, order, one, look, instants[at.UNTIL_S])
 
 
 @compiled
@@ -107,11 +119,11 @@ def _go_round(
     draws: Floats,
     order: Order,
     one: tuple[int, float],
-    scrape: tuple[int, float, Scraped, Scraped, Ints, Floats],
+    look: tuple[int, float, Scraped],
     until_s: float,
 ) -> int:
     slot, now_s = one
-    what, after_s, last, scratch, totals, totals_s = scrape
+    what, after_s, scratch = look
     refused = 0
     for v in range(len(visits)):
         visit = visits[v]
@@ -129,12 +141,62 @@ def _go_round(
             for r in read:
                 _list(s, r, after_s)
         elif what:
-            server = visit[at.V_SERVER]
             for r in read:
                 _read(s, r, after_s, scratch)
-                if what == at.SCRAPE:
-                    _add_growth(r, last, scratch, totals[server], totals_s[server])
     return refused
+
+
+@compiled
+def _sample(
+    s: State,
+    visits: Ints,
+    rows: Ints,
+    requests: Requests,
+    draws: Floats,
+    order: Order,
+    scrapes_s: Floats,
+    samples: tuple[Any, Any],
+    scraped: tuple[Scraped, Scraped, Ints, Floats],
+) -> None:
+    """Sample one server after the other at all instants (the first row of *scrapes_s*; the second
+    is right after them): what it holds stays in the caches.
+    """
+    last, scratch, totals, totals_s = scraped
+    sampled, sampled_s = samples
+    arrivals_s, counts = requests[0], scratch[0]
+    for v in range(len(visits)):
+        visit = visits[v]
+        end, tokens = visit[at.V_END], _ZERO
+        first = visit[at.V_BEGIN]
+        server = visit[at.V_SERVER]
+        read = rows[visit[at.V_READ] : visit[at.V_READ_END]]
+        for k in range(scrapes_s.shape[1]):
+            begin = upto = visit[at.V_BEGIN]
+            while upto < end and arrivals_s[upto] <= scrapes_s[0, k]:
+                upto += 1
+            if upto > begin:
+                visit[at.V_END] = upto
+                _serve(s, visit, rows, requests, draws, order)
+                tokens += visit[at.V_TOKENS]
+                visit[at.V_BEGIN] = upto
+                visit[at.V_NUMBER] += upto - begin
+                if visit[at.V_HOW] == at.RANDOM:
+                    visit[at.V_DRAWS] += upto - begin
+            after_s = scrapes_s[1, k]
+            line = sampled[v, k]
+            line[at.T_RUNNING] = line[at.T_WAITING] = 0
+            for r in read:
+                advance(s, r, after_s)
+                _read(s, r, after_s, scratch)
+                _add_growth(r, last, scratch, totals[server], totals_s[server])
+                line[at.T_RUNNING] += counts[at.S_RUNNING]
+                line[at.T_WAITING] += counts[at.S_WAITING]
+            line[at.T_CAME], line[at.T_TOKENS] = upto - first, tokens
+            for i in range(at.T_CAME):
+                line[i] = totals[server, i]
+            for i in range(at.S_KV_USAGE):
+                sampled_s[v, k, i] = totals_s[server, i]
+        visit[at.V_TOKENS] = tokens
 
 
 @compiled

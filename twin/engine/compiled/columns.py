@@ -71,7 +71,7 @@ _column = count()
 LOG_ARRIVAL_S, LOG_FIRST_S, LOG_END_S, LOG_ENGINE_S = (next(_column) for _ in range(4))
 LOG_FLOATS = next(_column)
 
-# What a scrape takes of a replica: twin.serving.metrics.Counters without its sums, and its gauges
+# What a scrape takes of a replica: twin.engine.telemetry.Counters without its sums, and its gauges
 # behind them.
 _column = count()
 S_SUCCESSES, S_FINISHED_TOKENS, S_PROMPT, S_GENERATION, S_TTFT, S_ITL, S_PREEMPTIONS = (
@@ -93,8 +93,14 @@ V_SERVER, V_ROUTED, V_ROUTED_END, V_READ, V_READ_END = (next(_column) for _ in r
 V_BEGIN, V_END, V_NUMBER, V_HOW, V_DRAWS, V_TURN, V_TOKENS = (next(_column) for _ in range(7))
 VISIT_INTS = next(_column)
 
-# Whether to read replicas, and to add up what grew; or to write what is in flight to the log.
-READ, SCRAPE, LIST = 1, 2, 3
+# What a sample is, by visit and by instant of a scrape: the totals of the server (counters, then
+# buckets), what has come since the visit began and the tokens of its prompts, what runs and waits.
+_column = count(S_RUNNING + BUCKETS)
+T_CAME, T_TOKENS, T_RUNNING, T_WAITING = (next(_column) for _ in range(4))
+SAMPLE_INTS = next(_column)
+
+# Whether to read replicas; or to write what is in flight to the log.
+READ, LIST = 1, 2
 
 # What is handed over by its address: arrays of whole numbers (of the state below, of the last
 # scrapes and one that is read, totals by server, an order of replicas; then what is of one call),
@@ -103,20 +109,20 @@ A_INTS, A_BUCKETS, A_COUNTS, A_KEYS, A_SLOTS, A_REQUESTS = (next(_column) for _ 
 A_POOL, A_SIZES, A_LOG = (next(_column) for _ in range(3))
 A_LAST, A_LAST_BUCKETS, A_SCRATCH, A_SCRATCH_BUCKETS = (next(_column) for _ in range(4))
 A_TOTALS, A_LEAST = (next(_column) for _ in range(2))
-A_VISITS, A_ROWS, A_PROMPTS, A_OUTPUTS = (next(_column) for _ in range(4))
+A_VISITS, A_ROWS, A_PROMPTS, A_OUTPUTS, A_SAMPLES = (next(_column) for _ in range(5))
 INT_ARRAYS = next(_column)
 # arrays of floats, likewise,
 _column = count()
 F_FLOATS, F_TIMES, F_LOG_TIMES, F_LAST, F_SCRATCH = (next(_column) for _ in range(5))
 F_TOTALS, F_DUE = (next(_column) for _ in range(2))
-F_ARRIVALS, F_DRAWS = (next(_column) for _ in range(2))
+F_ARRIVALS, F_DRAWS, F_SCRAPES, F_SAMPLES = (next(_column) for _ in range(4))
 FLOAT_ARRAYS = next(_column)
 # how long they are, and the whole numbers of a call,
 _column = count()
 N_REPLICAS, N_RESIDUES, N_HEAP, N_SLOTS, N_LOG, N_SERVERS, N_ORDER = (
     next(_column) for _ in range(7)
 )
-N_VISITS, N_ROWS, N_REQUESTS, N_DRAWS = (next(_column) for _ in range(4))
+N_VISITS, N_ROWS, N_REQUESTS, N_DRAWS, N_SCRAPES = (next(_column) for _ in range(5))
 SLOT, WHAT = (next(_column) for _ in range(2))
 SIZES = next(_column)
 # and its instants.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 import numpy as np
+import numpy.typing as npt
 
 from twin.engine.compiled import columns as at
 from twin.engine.compiled.columns import Floats, Ints, State
@@ -48,6 +49,17 @@ _COUNTS = Struct(f"{at.SIZES - at.N_VISITS}q")
 _INSTANTS = Struct(f"{at.INSTANTS}d")
 _VISITS_AT, _ARRIVALS_AT, _COUNTS_AT = 8 * at.A_VISITS, 8 * at.F_ARRIVALS, 8 * at.N_VISITS
 _VISIT_INTS, _TURN = at.VISIT_INTS, at.V_TURN
+
+
+class Sampled(NamedTuple):
+    """What was read of servers, by visit: at each scrape its counters and buckets, its sums, and
+    the rest of what columns.SAMPLE_INTS are; and whose turn it is then.
+    """
+
+    counted: npt.NDArray[np.int64]
+    sums_s: npt.NDArray[np.float64]
+    rest: list[list[list[int]]]
+    turns: list[int]
 
 
 class ReplicaTable:
@@ -197,7 +209,7 @@ class ReplicaTable:
         """Let the requests of *stretch* arrive at *replicas* of the server *index*. Return whose
         turn it is then, and how many tokens their prompts had.
         """
-        batch, begin, end, number, (how, turn, draws) = stretch
+        batch, begin, end, number, (how, turn, draws), _ = stretch
         rows = array("q", [replica.row for replica in replicas])
         requests, tokens = self._requests([(batch, 0, end)]), 0
         for first in range(begin, end, _CHUNK):
@@ -244,7 +256,7 @@ class ReplicaTable:
 
     def read(self, row: int, now_s: float) -> Scraped:
         """Return what a scrape at *now_s* sees of the replica *row*, until the next call."""
-        self._run(_ONE, self._rows[row], scrape=(at.READ, nextafter(now_s, inf)))
+        self._run(_ONE, self._rows[row], look=(at.READ, nextafter(now_s, inf)))
         return self._scratch
 
     def _run(
@@ -256,22 +268,25 @@ class ReplicaTable:
         draws: Floats = NO_DRAWS,
         one: tuple[int, float] = (-1, 0.0),
         until_s: float = -inf,
-        scrape: tuple[int, float] = (0, 0.0),
+        look: tuple[int, float] = (0, 0.0),
+        scrapes: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> int:
         if 4 * len(rows) > len(self._order[0]):
             size = 4 << len(rows).bit_length()
             self._order = (np.empty(size, np.int64), np.empty(size))
             self._hold()
-        (slot, now_s), (what, after_s) = one, scrape
+        (slot, now_s), (what, after_s) = one, look
+        scrapes_at, samples_at, sums_at, count = scrapes
         number, times_at, prompts_at, outputs_at, _ = requests
         visits_at, length = visits.buffer_info()
         rows_at, replicas = rows.buffer_info()
         # What there is nothing of is not looked at.
         drawn = len(draws)
         draws_at = _address(draws) if drawn else 0
-        _INTS_AT.pack_into(self._ints, _VISITS_AT, visits_at, rows_at, prompts_at, outputs_at)
-        _FLOATS_AT.pack_into(self._floats, _ARRIVALS_AT, times_at, draws_at)
-        counts = (length // _VISIT_INTS, replicas, number, drawn, slot, what)
+        places = (visits_at, rows_at, prompts_at, outputs_at, samples_at)
+        _INTS_AT.pack_into(self._ints, _VISITS_AT, *places)
+        _FLOATS_AT.pack_into(self._floats, _ARRIVALS_AT, times_at, draws_at, scrapes_at, sums_at)
+        counts = (length // _VISIT_INTS, replicas, number, drawn, count, slot, what)
         _COUNTS.pack_into(self._sizes, _COUNTS_AT, *counts)
         _INSTANTS.pack_into(self._instants, 0, now_s, after_s, until_s)
         return self._run_code(*self._told_at)
@@ -299,18 +314,46 @@ class ReplicaTable:
             whole.held,
         )
 
-    def sample(
-        self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
-    ) -> list[tuple[int, int]]:
+    def sample(self, visits: Sequence[Visit[TableReplica]], scrapes_s: Sequence[float]) -> Sampled:
+        """Let what has come arrive at each of several servers, and scrape their replicas at each of
+        *scrapes_s*; what happens at these instants is in it.
+        """
+        told, rows, requests, draws = self._told(visits)
+        count = len(scrapes_s)
+        instants = array("d", (*scrapes_s, *[nextafter(one_s, inf) for one_s in scrapes_s]))
+        lines = np.empty((len(visits), count, at.SAMPLE_INTS), np.int64)
+        sums_s = np.empty((len(visits), count, at.S_KV_USAGE))
+        self._run(
+            told,
+            rows,
+            requests=requests,
+            draws=draws,
+            scrapes=(instants.buffer_info()[0], _address(lines), _address(sums_s), count),
+        )
+        turns = told[_TURN::_VISIT_INTS].tolist()
+        return Sampled(lines[:, :, : at.T_CAME], sums_s, lines[:, :, at.T_CAME :].tolist(), turns)
+
+    def go_on(self, visits: Sequence[Visit[TableReplica]], until_s: float) -> list[tuple[int, int]]:
         """Let what has come arrive at each of several servers, and go on with their replicas to
-        *now_s*, which are scraped then, if they are to be; what happens at this instant is in it.
-        Return of each whose turn it is then, and how many tokens the prompts had.
+        *until_s*; what happens at this instant is in it. Return of each whose turn it is then, and
+        how many tokens the prompts had.
+        """
+        told, rows, requests, draws = self._told(visits)
+        self._run(told, rows, requests=requests, draws=draws, until_s=nextafter(until_s, inf))
+        ends = range(_TURN, len(told), _VISIT_INTS)
+        return [(told[place], told[place + 1]) for place in ends]
+
+    def _told(
+        self, visits: Sequence[Visit[TableReplica]]
+    ) -> tuple[array[int], array[int], _Requests, Floats]:
+        """Return *visits* and the rows that they are about as compiled code reads them, with the
+        requests that come and what chance drew, and have room for them.
         """
         rows: list[int] = []
         lines: list[int] = []
         draws, parts, begin, drawn = [], [], 0, 0
         for server, stretch, routed, read in visits:
-            batch, first, last, number, (how, turn, chance) = stretch
+            batch, first, last, number, (how, turn, chance), more = stretch
             to = start = len(rows)
             # Mostly one or two: to make a list of them costs more.
             for replica in routed:
@@ -321,27 +364,24 @@ class ReplicaTable:
                 start = middle
                 rows += [replica.row for replica in read]
             end = begin + last - first
-            lines += (server, to, middle, start, len(rows), begin, end, number, how, drawn, turn, 0)
             if end > begin:
                 parts.append((batch, first, last))
-                begin = end
+            for part in more:
+                parts.append(part)
+                end += part[2] - part[1]
+            lines += (server, to, middle, start, len(rows), begin, end, number, how, drawn, turn, 0)
+            begin = end
             if len(chance):
                 draws.append(chance)
                 drawn += len(chance)
-        # An array of numpy takes three times as long to be made.
-        told = array("q", lines)
         self.make_slots(begin)
-        after_s = nextafter(now_s, inf)
-        self._run(
-            told,
+        # An array of numpy takes three times as long to be made.
+        return (
+            array("q", lines),
             array("q", rows),
-            requests=self._requests(parts) if parts else _NO_REQUESTS,
-            draws=np.concatenate(draws) if draws else NO_DRAWS,
-            until_s=after_s,
-            scrape=(at.SCRAPE if scrape else 0, after_s),
+            self._requests(parts) if parts else _NO_REQUESTS,
+            np.concatenate(draws) if draws else NO_DRAWS,
         )
-        ends = range(_TURN, len(told), _VISIT_INTS)
-        return [(told[place], told[place + 1]) for place in ends]
 
     def gauges(self) -> tuple[list[list[int]], list[float]]:
         """Return, of each row as it was last scraped, what ran, what waited and the prompt tokens
@@ -367,7 +407,7 @@ class ReplicaTable:
         self.flush()
         self.make_slots(0)
         rows = array("q", [replica.row for replica in replicas])
-        self._run(_reading(len(rows)), rows, scrape=(at.LIST, nextafter(now_s, inf)))
+        self._run(_reading(len(rows)), rows, look=(at.LIST, nextafter(now_s, inf)))
         s = self.state
         lines = s.log[: s.sizes[1]].copy()
         self.flush()

@@ -34,7 +34,8 @@ def unfit(spec: EngineSpec) -> str:
 class Stretch(NamedTuple):
     """Requests that come to one server, between whose arrivals nothing else happens to it: those of
     *batch* from *begin* to before *end*, the first with this *number*; *route* is how to choose (of
-    twin.engine.compiled.columns), whose turn it is, and what chance drew.
+    twin.engine.compiled.columns), whose turn it is, and what chance drew. *more* are further
+    batches, and from where to before where, that come after it.
     """
 
     batch: RequestBatch
@@ -42,6 +43,12 @@ class Stretch(NamedTuple):
     end: int
     number: int
     route: tuple[int, int, npt.NDArray[np.float64]]
+    more: tuple[tuple[RequestBatch, int, int], ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """Return how many requests come."""
+        return self.end - self.begin + sum(end - begin for _, begin, end in self.more)
 
 
 _NONE = np.empty(0, np.int64)
