@@ -162,9 +162,11 @@ def figures(
     ]
     telling = [pod.name for pod in serving if pod.name in good]
     young = all(now_s - pod.since_s <= settings.window_s for pod in serving)
-    if serving and young and not telling:
+    if serving and young and good and not telling:
         # All pods were replaced at once: what came to those before goes on at these.
         telling = list(good)
+        last_s = max(track.times_s[-1] for of_pod in good.values() for track in of_pod)
+        seen = replace(seen, age_s=max(0.0, now_s - last_s))
     if not telling:
         return _unknown(seen, serving, heard, settings=settings, now_s=now_s, own_looks=own_looks)
     latest = latest_of(

@@ -233,6 +233,23 @@ def test_a_pod_that_the_loop_has_taken_away_served_until_then() -> None:
     assert rate_rpm(found) == pytest.approx(120.0, rel=0.02)
 
 
+def test_pods_that_were_all_replaced_between_two_looks_do_what_those_before_did() -> None:
+    """Each rollout of few pods, also the loop's own, cost a cycle in which the server was held."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        for now_s, finished in ((0.0, 100.0), (60.0, 190.0)):
+            pages.finished = {"a": finished}
+            found = measured(source, pod("a"), now_s=now_s)
+        pages.finished = {"b": 20.0}
+        new = pod("b", since_s=80.0, created_s=70.0)
+        found = measured(source, new, now_s=120.0)
+        assert rate_rpm(found) == pytest.approx(90.0)
+        assert found.figures["s1"].warnings == ()
+        assert found.figures["s1"].age_s == pytest.approx(60.0)
+        pages.finished = {"b": 140.0}
+        assert rate_rpm(measured(source, new, now_s=180.0)) == pytest.approx(120.0)
+
+
 def test_after_a_long_pause_old_samples_tell_nothing_of_now() -> None:
     """A loop that stood still for an hour must not act on the mean of that hour."""
     pages = CountedPages()

@@ -246,8 +246,14 @@ class PodMetrics:
 
     def _figures(self, server: ScrapedServer, keys: Sequence[PodKey], *, now_s: float) -> Figures:
         gone, tracks, models = {}, {}, set[str]()
+        # Where all pods were replaced since the last look, what those before did is all there is.
+        telling = any(key not in self._left_s and self._twice(key) for key in keys)
+        begin_s = now_s - self._window.window_s
         for key in keys:
-            series = [Series(*of, points) for of, points in self._samples[key].items()]
+            series = [
+                Series(*of, _of_window(points, begin_s) if telling else points)
+                for of, points in self._samples[key].items()
+            ]
             tracks[key[1]] = tracks_of(series, names=self._names, engines=server.engines)
             models |= model_names(one.labels for one in series)
             if key in self._left_s:
@@ -262,6 +268,9 @@ class PodMetrics:
             tracks,
             age_s=now_s - max((at_s for _, at_s in grown.values()), default=now_s),
         )
+
+    def _twice(self, key: PodKey) -> bool:
+        return any(len(points) > 1 for points in self._samples[key].values())
 
     def _fetch(self, asked: tuple[ScrapedPod, int]) -> tuple[Page | LoopError, float]:
         """Return what a page tells, or why it does not, and when it came [s of the clock]."""
@@ -286,13 +295,16 @@ class PodMetrics:
     def _prune(
         self, listed: Iterable[PodKey], *, now_s: float, reduced_s: Mapping[str, float]
     ) -> None:
-        """Forget the samples that no window needs any more: all but one of those before it."""
+        """Forget the samples that no window needs any more: all but one of those before it, or two
+        of a pod that has gone, which may be all that is known of its server (_figures).
+        """
         begin_s = now_s - self._window.window_s
         oldest_s = now_s - GAP_WINDOWS_MAX * self._window.window_s
         there = set(listed)
         for key, series in list(self._samples.items()):
+            kept = 1 if key in there else 2
             for of, points in list(series.items()):
-                while len(points) > 1 and points[1][0] <= begin_s:
+                while len(points) > kept and points[kept][0] <= begin_s:
                     points.pop(0)
                 if points[-1][0] < oldest_s:
                     del series[of]
@@ -314,6 +326,14 @@ class PodMetrics:
         self._server = {
             key: name for key, name in self._server.items() if key in there or key in self._samples
         }
+
+
+def _of_window(
+    points: Sequence[tuple[float, float]], begin_s: float
+) -> Sequence[tuple[float, float]]:
+    """Return *points* without those before *begin_s* but the last of them."""
+    first = max((k for k, (at_s, _) in enumerate(points) if at_s <= begin_s), default=0)
+    return points[first:]
 
 
 def _answers(pod: ScrapedPod) -> bool:
