@@ -7,8 +7,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
-
 try:
     import msgspec
 except ImportError:
@@ -18,7 +16,7 @@ __all__ = ["is_plain", "quick_text"]
 
 _encode = None if msgspec is None else msgspec.json.Encoder().encode
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:e-?\d+)?(?=[,}])")
-_ZERO, _NINE, _DOT, _E, _MINUS = b"09.e-"
+_EXPONENT, _SMALL = re.compile(rb"e[-\d]"), re.compile(rb"0\.0000")
 _NO_KEY = b"\\{,:["  # a quote after these begins a word, or is one within it
 
 
@@ -59,14 +57,10 @@ def _other_numbers(text: bytes) -> list[int]:
     """Return where *text* may have a number that msgspec writes in another way, the first first:
     those below 1e-4 (0.00001), and those with an exponent.
     """
-    codes = np.frombuffer(text, np.uint8)
-    digits = (codes >= _ZERO) & (codes <= _NINE)
-    last = len(codes) - 1
-    at_e = np.flatnonzero(codes[:last] == _E)
-    at_e = at_e[digits[at_e - 1] & (digits[at_e + 1] | (codes[at_e + 1] == _MINUS))]
-    dots = np.flatnonzero(codes == _DOT)
-    dots = dots[(codes[dots - 1] == _ZERO) & ~digits[dots - 2]]
-    for place in range(1, 5):
-        dots = dots[codes[np.minimum(dots + place, last)] == _ZERO]
-    found: list[int] = np.sort(np.concatenate([at_e, dots])).tolist()
-    return found
+    found = [one.start() for one in _EXPONENT.finditer(text) if _is_digit(text, one.start() - 1)]
+    small = (one.start() for one in _SMALL.finditer(text))
+    return sorted([*found, *(spot for spot in small if not _is_digit(text, spot - 1))])
+
+
+def _is_digit(text: bytes, place: int) -> bool:
+    return text[place : place + 1].isdigit()

@@ -72,8 +72,12 @@ class _Written:
         found: list[str] = []
         for part, age_s in zip(self.parts, _ages(view), strict=False):
             known = type(age_s) is float and math.isfinite(age_s)
-            found += part, repr(age_s) if known else text_of({"": age_s})[4:-1]
+            found += part, repr(age_s) if known else _text_of_age(age_s)
         return [*found, self.parts[-1]]
+
+
+def _text_of_age(age_s: float | None) -> str:
+    return "null" if age_s is None else text_of({"": age_s})[4:-1]
 
 
 def _without_ages(row: str) -> tuple[str, ...]:

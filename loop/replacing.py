@@ -5,12 +5,12 @@ thousands of values that differ from others in a field or two.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twin.frozen import filled_kind
 
-__all__ = ["replace"]
+__all__ = ["replace", "replacer"]
 
 if TYPE_CHECKING:
     from dataclasses import replace
@@ -33,6 +33,7 @@ else:
         return made
 
 
+Kind = TypeVar("Kind")
 _Parts = tuple[Callable[[Any], Any], Mapping[str, Callable[[Any, Any], None]]]
 _PARTS: dict[type, _Parts | None] = {}
 
@@ -57,19 +58,30 @@ def _parts(kind: type) -> _Parts | None:
     return parts
 
 
-def _copier(kind: type, names: list[str]) -> Callable[[Any], Any]:
-    """Return a function that copies values of *kind*: a value of a class that may be written to,
-    with the same slots, is filled and then told what it is. To set slots one by one from outside
-    takes five times as long.
+def replacer(kind: type[Kind], *given: str) -> Callable[..., Kind]:
+    """Return a function that copies a value of *kind* with other values of the fields *given*, in
+    this order: a third of the time of `replace`. The kind is one that does not check itself.
     """
+    assert _parts(kind) is not None, f"{kind.__name__} cannot be copied field by field"
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # it is one
+    return _copier(kind, names, given)
+
+
+def _copier(kind: type, names: list[str], given: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return a function that copies values of *kind*, but for what is *given*: a value of a class
+    that may be written to, with the same slots, is filled and then told what it is. To set slots
+    one by one from outside takes five times as long.
+    """
+    unknown = set(given) - set(names)
+    assert not unknown, f"{kind.__name__} has no {sorted(unknown)}"
     lines = [
-        "def copy(one):",
+        f"def copy({', '.join(('one', *given))}):",
         "    made = new(filled_kind)",
-        *(f"    made.{name} = one.{name}" for name in names),
+        *(f"    made.{name} = {name if name in given else f'one.{name}'}" for name in names),
         "    made.__class__ = kind",
         "    return made",
     ]
     scope = {"new": object.__new__, "filled_kind": filled_kind(kind), "kind": kind}
     exec("\n".join(lines), scope)  # noqa: S102 names of fields only, as dataclasses do
-    copy: Callable[[Any], Any] = scope["copy"]  # type: ignore[assignment] # what was defined
+    copy: Callable[..., Any] = scope["copy"]  # type: ignore[assignment] # what was defined
     return copy

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
-from loop.replacing import replace
+from loop.replacing import replacer
 from loop.types import CapacityView, Change, Latest, Load, PodView, ServerView, Snapshot
 from twin.kernel import CONTROL, at
 
@@ -88,13 +88,17 @@ class SimBackend:
         self, state: ServerState, labels: Mapping[str, OfferedLoad] | None, *, now_s: float
     ) -> ServerView:
         """Return what is seen of a server: the last view, but older, if nothing has changed."""
-        load = _measured(state.window) if labels is None else _labelled(labels, state.name)
         last = self._last.get(state.name)
-        if last is not None and last[0] is state and last[1].load == load:
+        told = None if labels is None else _labelled(labels, state.name)
+        # What was measured is of the state; labels tell of their own.
+        same = last is not None and last[0] is state and (labels is None or last[1].load == told)
+        if last is not None and same:
             view = _later(last[1], state, now_s=now_s)
+        elif labels is None:
+            load = _measured(state.window)
+            view = _server_view(state, load=load, source="router", now_s=now_s)
         else:
-            source = "router" if labels is None else "labels"
-            view = _server_view(state, load=load, source=source, now_s=now_s)
+            view = _server_view(state, load=told, source="labels", now_s=now_s)
         self._last[state.name] = state, view
         return view
 
@@ -199,16 +203,22 @@ def _later(view: ServerView, state: ServerState, *, now_s: float) -> ServerView:
     if state.scraped_s is None:
         return view
     age_s = now_s - state.scraped_s
-    return replace(
+    return _aged_view(
         view,
-        load_age_s=age_s,
-        sample_age_s=age_s,
-        percentiles_age_s=age_s if state.window.percentiles_ms else None,
-        pods=tuple(
-            pod if one.scraped_s is None else replace(pod, sample_age_s=now_s - one.scraped_s)
-            for pod, one in zip(view.pods, state.pods, strict=True)
+        age_s,
+        age_s,
+        age_s if state.window.percentiles_ms else None,
+        tuple(
+            [
+                pod if one.scraped_s is None else _aged_pod(pod, now_s - one.scraped_s)
+                for pod, one in zip(view.pods, state.pods, strict=True)
+            ]
         ),
     )
+
+
+_aged_view = replacer(ServerView, "load_age_s", "sample_age_s", "percentiles_age_s", "pods")
+_aged_pod = replacer(PodView, "sample_age_s")
 
 
 def _pod_view(state: PodState, *, now_s: float) -> PodView:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from loop.actuator import Limits
-from loop.replacing import replace
+from loop.replacing import replace, replacer
 from loop.types import Load, ServerView, one_pool
 
 VIEW = ServerView(
@@ -57,3 +57,11 @@ def test_a_field_that_is_not_there_is_refused() -> None:
     """A misspelt field must not be set on the quiet."""
     with pytest.raises(TypeError, match="wanted"):
         replace(VIEW, wanted=3)  # type: ignore[call-arg]
+
+
+def test_fields_that_are_given_each_time_are_replaced() -> None:
+    """Views are made anew every second, and only their ages differ."""
+    aged = replacer(ServerView, "sample_age_s", "ready")
+    assert aged(VIEW, 7.0, 3) == dataclasses.replace(VIEW, sample_age_s=7.0, ready=3)
+    with pytest.raises(AssertionError, match="age"):
+        replacer(ServerView, "age")

@@ -486,10 +486,6 @@ def _server_state(
 ) -> ServerState:
     """Return what is seen of a server: *last*, if that is what was seen and nothing has changed."""
     server, series = deployment.server, deployment.series
-    known = {} if last is None else {pod.name: pod for pod in last.pods}
-    pods = tuple(
-        _pod_state(pod, server.model, spec, known.get(pod.name)) for pod in deployment.pods
-    )
     # Figures and gauges are those of the last scrape, and change with the window.
     if (
         last is not None
@@ -497,10 +493,14 @@ def _server_state(
         and last.scraped_s == series.scraped_s
         and last.desired is asked.pool
         and last.backlog == series.backlog
-        and len(last.pods) == len(pods)
-        and all(one is other for one, other in zip(last.pods, pods, strict=True))
+        and len(last.pods) == len(deployment.pods)
+        and all(map(_is_as_seen, last.pods, deployment.pods))
     ):
         return last
+    known = {} if last is None else {pod.name: pod for pod in last.pods}
+    pods = tuple(
+        _pod_state(pod, server.model, spec, known.get(pod.name)) for pod in deployment.pods
+    )
     phases = [pod.phase for pod in pods]
     return ServerState(
         name=server.name,
@@ -537,11 +537,11 @@ def _start_up_s(pods: Sequence[Pod]) -> float | None:
     return sum(took) / len(took) if took else None
 
 
-def _pod_state(pod: Pod, model: str, spec: ClusterSpec, last: PodState | None) -> PodState:
-    """Return what is seen of *pod*: *last*, if that is what was seen and nothing has changed."""
+def _is_as_seen(last: PodState, pod: Pod) -> bool:
+    """Tell whether *last* is what is seen of *pod*."""
     series = pod.series
-    if (
-        last is not None
+    return (
+        last.name == pod.name
         and last.phase == pod.phase
         and last.since_s == pod.since_s
         and last.scraped_s == series.scraped_s
@@ -551,8 +551,14 @@ def _pod_state(pod: Pod, model: str, spec: ClusterSpec, last: PodState | None) -
         and last.waiting == series.waiting
         and last.kv_usage == series.kv_usage
         and last.queued_prompt_tokens == series.queued_prompt_tokens
-    ):
+    )
+
+
+def _pod_state(pod: Pod, model: str, spec: ClusterSpec, last: PodState | None) -> PodState:
+    """Return what is seen of *pod*: *last*, if that is what was seen and nothing has changed."""
+    if last is not None and _is_as_seen(last, pod):
         return last
+    series = pod.series
     engine = spec.engines.get((model, pod.life.accelerator))
     bound = engine.kv_tokens if engine is not None else None
     return PodState(

@@ -73,6 +73,7 @@ class ServerState:
     pods: tuple[PodState, ...]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityState:
     """GPUs of one accelerator type: how many there are, how many are held."""
