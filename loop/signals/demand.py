@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loop.replacing import replace
+from loop.signals.growth import Growth, totals
 from loop.signals.histograms import Buckets, percentiles_ms, plausible
 from loop.signals.latest import latest_of
 from loop.signals.names import HISTOGRAMS
@@ -235,12 +236,13 @@ def _known(
     length_s = (end_s - begin_s) * settings.speed
     present_s = sum(end - begin for begin, end in there.values())
     there_per_s = present_s / length_s
-    total = _totals(every)
+    grown = Growth(every)
+    total = grown.total
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     silent = _silent(serving, {**begun, **good}, settings=settings, now_s=now_s)
     missing = _missing(serving, silent)
-    load: Load | None = _load(every, rate_rpm=rate_rpm)
+    load: Load | None = _load(grown, rate_rpm=rate_rpm)
     odd = _odd(every, settings=settings) if rate_rpm else ""
     warnings = [line for line in (missing, _contradiction(every), odd) if line]
     if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
@@ -252,13 +254,13 @@ def _known(
         | {name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
         load=load,
         completions_rpm=_scaled(_each(ends, good, "ends", "answers"), there_per_s * MINUTE_S),
-        ttft_ms=_ttft_ms(every),
-        itl_ms=_itl_ms_of(every),
+        ttft_ms=_ttft_ms(grown),
+        itl_ms=_itl_ms_of(grown),
         output_tps=_scaled(_each(total.get("generation"), good, "generation"), there_per_s),
         measured=True,
         reporting=len(telling),
         at_first=at_first,
-        cache_hit_share=_cache_hit_share(_totals(_telling(every, "cache_hits", "cache_queries"))),
+        cache_hit_share=_cache_hit_share(grown.over("cache_hits", "cache_queries").total),
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
@@ -275,45 +277,35 @@ def _each(total: float | None, good: Mapping[str, Sequence[Track]], *counters: s
     return total / covered_s if covered_s else total
 
 
-def _load(every: Sequence[Track], *, rate_rpm: float) -> Load:
+def _load(grown: Growth, *, rate_rpm: float) -> Load:
     """Return the load that tracks tell, the lengths of prompts and answers by those of them that
     tell both tokens and requests.
     """
-    of_prompts = _telling(every, "prompt", "firsts")
-    of_answers = _telling(every, "answer_tokens", "answers")
+    of_prompts = grown.over("prompt", "firsts")
+    of_answers = grown.over("answer_tokens", "answers")
     prompts = _load_told(of_prompts, rate_rpm=rate_rpm)
-    answers = prompts if of_answers == of_prompts else _load_told(of_answers, rate_rpm=rate_rpm)
+    same = of_answers.tracks == of_prompts.tracks
+    answers = prompts if same else _load_told(of_answers, rate_rpm=rate_rpm)
     return replace(prompts, out_tokens=answers.out_tokens)
 
 
-def _load_told(tracks: Sequence[Track], *, rate_rpm: float) -> Load:
-    total = _totals(tracks)
+def _load_told(grown: Growth, *, rate_rpm: float) -> Load:
+    total = grown.total
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
-    came = sum(track.arrived[-1] for track in tracks)
-    served = ends - sum(track.given_up for track in tracks)
+    came = sum(track.arrived[-1] for track in grown.tracks)
+    served = ends - sum(track.given_up for track in grown.tracks)
     return load_of(rate_rpm, total, ends, came=came, served=served)
 
 
-def _telling(every: Sequence[Track], *counters: str) -> Sequence[Track]:
-    """Return those of the tracks that tell all *counters* and of which the last has grown, all if
-    none does: tokens of one engine and requests of another make no mean (pages are cut, and pods of
-    two engines may be one server), and one that has done nothing yet knows none.
-    """
-    if all(track.grown.keys() == every[0].grown.keys() for track in every):
-        return every
-    telling = [track for track in every if track.grown.keys() >= set(counters)]
-    return [track for track in telling if track.total(counters[-1])] or every
-
-
-def _ttft_ms(every: Sequence[Track]) -> float | None:
-    total = _totals(_telling(every, "ttft_s", "firsts"))
+def _ttft_ms(grown: Growth) -> float | None:
+    total = grown.over("ttft_s", "firsts").total
     return _mean(total.get("ttft_s"), total.get("firsts"), scale=MS)
 
 
-def _itl_ms_of(every: Sequence[Track]) -> float | None:
-    total = _totals(_telling(every, "per_token_s", "per_token"))
+def _itl_ms_of(grown: Growth) -> float | None:
+    total = grown.over("per_token_s", "per_token").total
     if _mean(total.get("per_token_s"), total.get("per_token")) is None:
-        total = _totals(_telling(every, "steps_s", "steps"))
+        total = grown.over("steps_s", "steps").total
     return _itl_ms(total)
 
 
@@ -413,18 +405,6 @@ def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float
     explained = EXPLAINED_MIN + EXPLAINED_FACTOR * slope * max(0.0, first_s - pod.since_s)
     running = sum(track.gauges["running"] for track in of_pod)
     return begin_s if ended > explained + running else min(pod.since_s, first_s)
-
-
-def _totals(every: Sequence[Track]) -> dict[str, float]:
-    """Return the growth of each counter over the tracks that tell it."""
-    if not every:
-        return {}
-    total = {name: grown[-1] for name, grown in every[0].grown.items() if grown}
-    for track in every[1:]:
-        for name, grown in track.grown.items():
-            if grown:
-                total[name] = total.get(name, 0.0) + grown[-1]
-    return total
 
 
 def _contradiction(every: Sequence[Track]) -> str:
@@ -569,11 +549,11 @@ def with_percentiles(
     """
     together: dict[str, list[Buckets]] = defaultdict(list)
     for pod, by_latency in grown.items():
-        total = _totals(tracks.get(pod, ()))
+        total = totals(tracks.get(pod, ()))
         for latency, histograms in by_latency.items():
             if plausible(histograms, total.get(HISTOGRAMS[latency])):
                 together[latency] += histograms
-    steps, tokens = _steps_and_tokens(_totals([one for of in tracks.values() for one in of]))
+    steps, tokens = _steps_and_tokens(totals([one for of in tracks.values() for one in of]))
     scales = {"itl": steps / tokens if steps and tokens else 1.0}
     percentiles = {
         latency: values
@@ -655,14 +635,15 @@ def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSetting
         return gauges
     begin_s, end_s = _span(of_pod)
     per_minute = MINUTE_S / ((end_s - begin_s) * settings.speed)
-    total = _totals(of_pod)
+    grown = Growth(of_pod)
+    total = grown.total
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     return replace(
         gauges,
         rate_rpm=max(0.0, _came(of_pod, (begin_s, end_s))) * per_minute,
         completions_rpm=ends * per_minute,
-        ttft_ms=_ttft_ms(of_pod),
-        itl_ms=_itl_ms_of(of_pod),
+        ttft_ms=_ttft_ms(grown),
+        itl_ms=_itl_ms_of(grown),
     )
 
 
