@@ -181,6 +181,34 @@ def test_what_the_tools_themselves_have_written_is_read(
     assert np.median(gaps_s) == pytest.approx(0.012, abs=0.004)
 
 
+@pytest.mark.parametrize(
+    ("name", "rate_rps", "users"),
+    [("aiperf-0.13-summary.json", None, 3), ("aiperf-0.13-summary-rate.json", 30.0, None)],
+)
+def test_a_summary_of_aiperf_tells_the_load_in_its_phases(
+    name: str, rate_rps: float | None, users: int | None
+) -> None:
+    """Written by AIPerf 0.13 against the small server: three users were read as the rate that was
+    answered. In the other four at most sent 30 a second after a warm-up, of which 26 were answered
+    and 4 failed.
+    """
+    [rows] = read_logs(LOGS / name)
+    [point] = rows.points
+    assert (point.rate_rps, point.users) == (rate_rps, users)
+    assert (point.input_tokens, point.output_tokens) == (40.0, 16.0)
+    assert rows.failed == 3
+    assert 0.03 < rows.ttft_s[0] < rows.e2e_s[0] < 0.3
+    assert len(point.percentiles) == 12
+
+
+def test_a_rate_of_aiperf_that_was_not_kept_up_is_its_limit_on_users(tmp_path: Path) -> None:
+    """Four users then, who each ask again at once."""
+    document = json.loads((LOGS / "aiperf-0.13-summary-rate.json").read_text(encoding="utf-8"))
+    document["request_throughput"]["avg"] = 20.0
+    [rows] = read_logs(write(tmp_path, "log.json", document))
+    assert (rows.points[0].rate_rps, rows.points[0].users) == (None, 4)
+
+
 def test_a_summary_of_genai_perf_is_an_operating_point() -> None:
     """Written by GenAI-Perf 0.0.16 itself: its statistics and exporter, over the requests of
     perf-analyzer.json and six more.

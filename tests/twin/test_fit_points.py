@@ -185,6 +185,16 @@ def test_half_a_table_is_every_other_load(tmp_path: Path, load: str) -> None:
     assert other.output_tokens.tolist() == [*range(102, 121, 2), *range(101, 120, 2)]
 
 
+def test_more_users_than_anybody_has_are_refused(tmp_path: Path) -> None:
+    """A million of them would have been simulated for hours."""
+    path = tmp_path / "table.csv"
+    lines = [f"{users},512,128,30,9" for users in (1, 8, 64, 1_000_000)]
+    path.write_text("\n".join(["concurrency,in_tokens,out_tokens,ttft_ms,itl_ms", *lines]))
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    with pytest.raises(SpecError, match=r"point 5: concurrency: .* 10,000, found 1,000,000$"):
+        fit_logs(read_logs(path), limits=limits)
+
+
 def test_a_table_of_too_few_points_is_told_in_points(tmp_path: Path) -> None:
     """A summary of a run is one point: "rows" sent people to look for rows of a file."""
     path = tmp_path / "table.csv"

@@ -31,6 +31,8 @@ from twin.spec import LatencyModel, SpecError
 
 ROWS_MIN = 10
 POINTS_MIN = 3  # of a table of operating points, each of which stands for many requests
+# More users than this are no load that anybody measured, and would be simulated for hours.
+USERS_MAX = 10_000
 # Of a table of fewer none are held out to choose a family. Of one of more, half is predicted by the
 # rest once, not both halves by each other: each point is a simulation.
 HELD_OUT_MIN, BOTH_MAX = 10, 20
@@ -297,6 +299,12 @@ def _check(logs: Sequence[RequestRows], part: slice, limits: ReplicaLimits) -> N
     for rows in logs:
         _check_part(rows, part)
         check_fits(rows, limits)
+        for line, point in zip(rows.line.tolist(), rows.points, strict=False):
+            if (point.users or 0) > USERS_MAX:
+                raise SpecError(
+                    f"{rows.source}: {rows.place} {line}: concurrency: expected at most "
+                    f"{USERS_MAX:,}, found {point.users:,}"
+                )
 
 
 def _check_part(rows: RequestRows, part: slice) -> None:

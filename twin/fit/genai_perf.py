@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from twin.fit.bench_serve import KEPT_UP
 from twin.fit.json_figures import (
     Figures,
     entries,
@@ -94,21 +95,56 @@ def _unit(metric: Json, *, where: str) -> float:
 
 
 def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
-    """Return the rate [1/s] or the users: as configured, else what was answered."""
-    given = dict(_leaves(document.get("input_config") or {}))
-    for key in ("request_rate", "concurrency"):
-        value = given.get(key)
-        value = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-            given_as = finite(value, where=f"{source}: input_config: {key}")
-            return (given_as, None) if key == "request_rate" else (None, int(given_as))
-    throughput = member(document, "request_throughput", where=source).get("avg")
+    """Return the rate [1/s] or the users: as configured, else what was answered. Where a rate was
+    not kept up, the limit on users set the load.
+    """
+    given = _configured(document.get("input_config") or {})
+    rate, users = (
+        _given(given, keys, where=f"{source}: input_config")
+        for keys in (("request_rate", "rate"), ("concurrency",))
+    )
+    throughput, answered, failed = (
+        finite(member(document, name, where=source).get("avg") or 0.0, where=f"{source}: {name}")
+        for name in ("request_throughput", "request_count", "error_request_count")
+    )
+    if rate and users and throughput:
+        # Those that failed were sent as well.
+        sent = throughput * (1.0 + failed / answered if answered else 1.0)
+        rate = rate if sent >= KEPT_UP * rate else None
+    if rate:
+        return rate, None
+    if users:
+        return None, int(users)
     if not throughput:
         raise SpecError(
             f"{source}: expected a concurrency or request_rate in input_config, or a "
             f"request_throughput, found {shape(document.get('input_config'))}"
         )
-    return finite(throughput, where=f"{source}: request_throughput: avg"), None
+    return throughput, None
+
+
+def _configured(config: object) -> dict[str, object]:
+    """Return every setting of *config*. AIPerf lists phases, warm-up and all: those of the one that
+    was measured count.
+    """
+    given = dict(_leaves(config))
+    phases = given.get("phases")
+    measured = [
+        phase
+        for phase in (phases if isinstance(phases, list) else [])
+        if isinstance(phase, Mapping) and not phase.get("exclude_from_results")
+    ]
+    return given | (dict(_leaves(measured[0])) if len(measured) == 1 else {})
+
+
+def _given(given: Mapping[str, object], keys: Sequence[str], *, where: str) -> float | None:
+    """Return the first number > 0 under *keys*, alone or in a list of one."""
+    for key in keys:
+        value = given.get(key)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+            return finite(value, where=f"{where}: {key}")
+    return None
 
 
 def _leaves(value: object) -> Iterator[tuple[str, object]]:

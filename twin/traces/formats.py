@@ -167,8 +167,8 @@ def as_written(form: Format, header: Collection[str]) -> Format:
 def session_column(form: Format, header: Collection[str]) -> str:
     """Return the column of *header* that tells conversations, "" if there is none."""
     taken = {form.time, form.prompt, form.output, form.model}
-    found = [name for name in header if _folded(name) in SESSIONS and name not in taken]
-    return found[0] if len(found) == 1 else ""
+    found = {_folded(name): name for name in header if name not in taken}
+    return next((found[name] for name in SESSIONS if name in found), "")
 
 
 def _folded(name: str) -> str:

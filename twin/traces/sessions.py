@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int32]
 
 BLOCK = 16  # tokens, as engines cache them
-# A trace may call its conversations any of these, however it writes them.
-NAMES = ("session", "sessionid", "conversation", "conversationid")
+# A trace may call its conversations any of these, however it writes them; of several the first.
+NAMES = ("conversationid", "conversation", "sessionid", "session")
 # What stands where a row is in none.
 NONE = frozenset({"", "-1", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"})
 
