@@ -67,6 +67,8 @@ def _means(document: Json, *, source: str) -> RequestRows:
     lost = document.get("failed")
     if lost is None and isinstance(asked, int):
         lost = max(asked - int(completed), 0)
+    if lost is None:  # sglang tells it request by request alone
+        lost = sum(map(bool, entries(document, "errors", where=source)))
     return point_rows(
         source,
         point,
