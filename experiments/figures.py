@@ -11,6 +11,7 @@ from typing import Any
 from zlib import crc32
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.output import whole_file
@@ -135,6 +136,23 @@ def save_figure(figure: Figure, stem: Path, form: Form = SCREEN) -> list[Path]:
         figure.set_layout_engine("none")  # found once, it serves both files
         written.append(target)
     return written
+
+
+def span_of(means: Any, lows: Any, highs: Any, *, most: float) -> tuple[float, float]:
+    """Return the part of an axis to show of *means* with bars from *lows* to *highs*, none of them
+    below 0 or above *most*: all means, and their bars as far as these do not drown the differences.
+    Bars that reach further are cut by the frame, where it can be seen.
+    """
+    known = np.isfinite(means)
+    if not means[known].any():  # no figure, or no more than 0
+        return 0.0, 1.0
+    means, lows, highs = means[known], lows[known], highs[known]
+    room = max(float(np.ptp(means)), 0.05 * float(means.max()), 1e-9)
+    low = max(float(np.nanmin([means, lows])), float(means.min()) - room)
+    high = min(float(np.nanmax([means, highs])), float(means.max()) + room)
+    # The interval of a few seeds reaches further than a share or a cost can be.
+    low, high = max(low - 0.1 * room, 0.0), min(high, most)
+    return low, high + 0.1 * min(room, high - low)
 
 
 def gpu_colours(types: Sequence[str]) -> dict[str, str]:

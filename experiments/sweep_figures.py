@@ -20,7 +20,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from experiments.confidence import estimate
-from experiments.figures import MARKERS, SCREEN, SERIES, Form, grid_of, our_style, save_figure
+from experiments.figures import (
+    MARKERS,
+    SCREEN,
+    SERIES,
+    Form,
+    grid_of,
+    our_style,
+    save_figure,
+    span_of,
+)
 
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
@@ -190,21 +199,10 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
 
 
 def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
-    """Return the part of an axis to show: all means, and their bars as far as these do not drown
-    the differences.
-    """
+    """Return the part of the axis of *metric* to show."""
     means = cells[metric.column].to_numpy(dtype=float)
-    known = np.isfinite(means)
-    if not means[known].any():  # no figure, or no more than 0
-        return 0.0, 1.0
-    bars = np.nan_to_num(cells[f"{metric.column}_half_width"].to_numpy(dtype=float))[known]
-    means = means[known]
-    room = max(float(np.ptp(means)), 0.05 * float(means.max()), 1e-9)
-    low = max(float((means - bars).min()), float(means.min()) - room)
-    high = min(float((means + bars).max()), float(means.max()) + room)
-    # The interval of a few seeds reaches further than a share or a cost can be.
-    low, high = max(low - 0.1 * room, 0.0), min(high, metric.most)
-    return low, high + 0.1 * min(room, high - low)
+    bars = np.nan_to_num(cells[f"{metric.column}_half_width"].to_numpy(dtype=float))
+    return span_of(means, means - bars, means + bars, most=metric.most)
 
 
 def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:

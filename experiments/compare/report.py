@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 from experiments.compare.advice import advice
 from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
 from experiments.confidence import Interval, estimate, estimate_share, paired_along
-from experiments.figures import MARKERS, SCREEN, SERIES, Form, grid_of, our_style, save_figure
+from experiments.figures import (
+    MARKERS,
+    SCREEN,
+    SERIES,
+    Form,
+    grid_of,
+    our_style,
+    save_figure,
+    span_of,
+)
 from experiments.output import write_text
 from experiments.tables import plain_table, print_table
 
@@ -24,8 +33,6 @@ if TYPE_CHECKING:
 
 SUMMARY_CSV, DIFFERENCES_CSV, REPORT_MD = "summary.csv", "differences.csv", "comparison.md"
 AXES = ("policy", "alpha", "interval_s", "period_s")
-# A bar longer than this part of its axis hides more than it tells.
-READABLE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,10 +384,6 @@ def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> 
         cost = estimate(runs["cost_usd_per_h"].to_numpy(dtype=float))
         share = estimate_share(runs["attainment"].to_numpy(dtype=float))
         points[str(policy)] = (cost, share)
-    spans = [
-        max(float(np.ptp([x.mean for x, _ in points.values()])), 1e-9),
-        max(100.0 * float(np.ptp([y.mean for _, y in points.values()])), 1e-9),
-    ]
     for policy, (cost, share) in points.items():
         x, y = cost.mean, 100.0 * share.mean
         number = policies.index(policy)
@@ -388,8 +391,8 @@ def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> 
         ax.errorbar(
             x,
             y,
-            xerr=_bar(cost.mean - cost.low, cost.high - cost.mean, spans[0]),
-            yerr=_bar(100 * (share.mean - share.low), 100 * (share.high - share.mean), spans[1]),
+            xerr=_bar(cost.mean - cost.low, cost.high - cost.mean),
+            yerr=_bar(100 * (share.mean - share.low), 100 * (share.high - share.mean)),
             color=_colour(policy, number),
             marker=marker,
             markersize=11 if policy == CLAIRVOYANT else 6,
@@ -408,6 +411,12 @@ def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> 
         zorder=0,
         label="front",
     )
+    costs, shares = (
+        np.array([[one.mean, one.low, one.high] for one in ends]).T
+        for ends in zip(*points.values(), strict=True)
+    )
+    ax.set_xlim(*span_of(*costs, most=np.inf))
+    ax.set_ylim(*span_of(*(100.0 * shares), most=100.0))
     ax.grid(visible=True, color="0.9")
     ax.set_axisbelow(True)
 
@@ -416,11 +425,9 @@ def _colour(policy: str, number: int) -> str:
     return {CLAIRVOYANT: "0.2"}.get(policy, "0.6") if policy in BOUNDS else SERIES[number % 8]
 
 
-def _bar(low: float, high: float, span: float) -> list[list[float]] | None:
-    """Return a bar, None where it would not be readable."""
-    if not np.isfinite(low) or low + high > READABLE * span:
-        return None
-    return [[low], [high]]
+def _bar(low: float, high: float) -> list[list[float]] | None:
+    """Return a bar, None of one seed."""
+    return [[low], [high]] if np.isfinite(low) else None
 
 
 def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -471,7 +478,7 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form 
             ax.set_title(f"{scenario}, seed {first}", loc="left")
             ax.set_ylabel("GPUs held")
             ax.set_ylim(bottom=0)
-        grid[-1][0].set_xlabel("minutes")
+        grid[-1][0].set_xlabel("time [min]")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, **grid_in.legend)
     return figure

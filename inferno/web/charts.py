@@ -89,7 +89,9 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
-    """Lines over one axis; steps says that a value holds until the next."""
+    """Lines over one axis; steps says that a value holds until the next, from_zero that differences
+    are told as parts of the whole.
+    """
 
     title: str
     x_title: str
@@ -97,6 +99,7 @@ class Lines:
     curves: Sequence[Curve]
     x_log: bool = False
     steps: bool = False
+    from_zero: bool = True
     kind: str = "lines"
 
 

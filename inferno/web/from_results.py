@@ -127,6 +127,7 @@ def stability_section(directory: Path, *, title: str) -> Section:
                         x_title="start-up, as a multiple of what it is",
                         y_title=column.label,
                         curves=curves,
+                        from_zero=column is not ATTAINMENT,
                     )
                 )
     return Section(title=title, about=_about(results, "stability"), items=items)

@@ -53,7 +53,9 @@ def _of_file(path: Path, wanted: str) -> Make:
     try:
         module = _imported(path.resolve(), path.read_bytes())
     except OSError as error:
-        raise SpecError(f"policy: {path}: expected a readable file, {error.strerror}") from None
+        raise SpecError(
+            f"policy: {path}: expected a readable file, found {error.strerror}"
+        ) from None
     except Exception as error:
         # Whatever the code of somebody else raises is said as one line, as bad input is.
         raise SpecError(f"policy: {path}: {type(error).__name__}: {error}") from None

@@ -328,12 +328,19 @@ def test_the_front_is_who_is_beaten_by_nobody() -> None:
     assert front_of(points) == ["a", "b", "d"]
 
 
-def test_bars_are_drawn_only_where_they_can_be_read() -> None:
-    """Two seeds of equal figures have none; bars that fill the panel would hide the points."""
+def test_bars_that_reach_beyond_the_frame_are_cut_and_not_left_out() -> None:
+    """Whoever has no bar looks certain. They went where they were long, beside others that had
+    theirs.
+    """
     results = rows(slo=(0.9, 100.0), hpa=(0.95, 120.0))
     assert len(draw_costs(results).axes[0].collections) == 4
     wild = results.assign(cost_usd_per_h=[10.0, 200.0, 20.0, 220.0])
-    assert len(draw_costs(wild).axes[0].collections) == 2
+    ax = draw_costs(wild).axes[0]
+    assert len(ax.collections) == 4
+    # The means, 105 and 120, still fill the axis.
+    assert 80.0 < ax.get_xlim()[0] < 105.0
+    assert 120.0 < ax.get_xlim()[1] < 145.0
+    assert ax.get_ylim()[1] <= 101.0
 
 
 def test_options_belong_to_policies_and_values_make_contenders() -> None:

@@ -338,6 +338,30 @@ def test_names_stand_in_figures_as_they_are(browser: Browser, tmp_path: Path) ->
         assert problems == []
 
 
+def test_axes_are_labelled_where_figures_are_near_each_other(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Of a distribution within a decade one label was left, and shares of 90 to 99 % were a line at
+    the top.
+    """
+    near = [Curve(name="a", x=[21.0, 30.0, 58.0], y=[0.0, 50.0, 100.0])]
+    high = [Curve(name="b", x=[1.0, 2.0], y=[90.0, 99.0])]
+    items = [
+        Lines(title="near", x_title="TTFT", y_title="share", curves=near, x_log=True),
+        Lines(title="high", x_title="x", y_title="share", curves=high, from_zero=False),
+    ]
+    section = Section(title="axes", about="near", items=items)
+    report = Report(title="axes", made_with="a test", timelines=[], sections=[section])
+    (tmp_path / "page.html").write_text(report_page(report))
+    with opened(browser, (tmp_path / "page.html").as_uri(), width=360) as (shown, problems):
+        shown.wait_for_function("document.querySelectorAll('.main-svg .ytick').length > 4")
+        plots = shown.locator(".js-plotly-plot")
+        assert plots.first.locator(".xtick text").all_text_contents() == ["30", "40", "50"]
+        shares = plots.last.locator(".ytick text").all_text_contents()
+        assert min(float(share) for share in shares) >= 85.0
+        assert problems == []
+
+
 def test_a_run_is_shown_as_it_was_scored(runs: Sequence[Path]) -> None:
     """A page that disagrees with summary.json is worse than none."""
     summary = json.loads((runs[0] / "summary.json").read_text())

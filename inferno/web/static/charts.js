@@ -92,7 +92,10 @@ Object.assign(inferno, (() => {
     const above = values.filter((value) => known(value) && value > 0);
     if (!above.length) return { type: "log" };
     const [first, last] = [Math.floor(Math.log10(Math.min(...above))), Math.ceil(Math.log10(Math.max(...above)))];
-    const digits = last - first > 4 || 3 * (last - first) * 36 > width - 70 ? [1] : [1, 2, 5];
+    const many = last - first > 4 || 3 * (last - first) * 36 > width - 70;
+    // Within a decade one of three labels is left, which says nothing of the distances.
+    const close = Math.max(...above) < 6 * Math.min(...above);
+    const digits = close ? [1, 1.5, 2, 3, 4, 5, 7] : many ? [1] : [1, 2, 5];
     const ticks = Array.from({ length: last - first + 1 }, (_, place) => digits.map((digit) => digit * 10 ** (first + place))).flat();
     return { type: "log", tickvals: ticks, ticktext: ticks.map(short), tickangle: 0 };
   }
@@ -109,7 +112,7 @@ Object.assign(inferno, (() => {
       hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:,.4~r} · %{y:,.4~r}<extra></extra>`,
     }));
     draw(place, traces, layoutOf(380, item.x_title, item.y_title, {
-      xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x), place.clientWidth) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
+      xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x), place.clientWidth) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: item.from_zero ? "tozero" : "normal" },
       showlegend: item.curves.length > 1,
     }));
   }
