@@ -31,12 +31,18 @@ from twin.engine.replica import Replica
 from twin.request import Request
 from twin.spec import LatencyModel
 
+
+def up_to(most: float) -> st.SearchStrategy[float]:
+    """Return figures from none to *most*: products of what is next to none would vanish."""
+    return st.just(0.0) | st.floats(1e-30, most)
+
+
 REPLICAS = st.builds(
     SlowReplica,
     alpha=st.floats(0.5, 100.0),
-    beta=st.floats(0.0, 1.0),
-    gamma=st.floats(0.0, 0.01),
-    in_tokens=st.floats(0.0, 3000.0),
+    beta=up_to(1.0),
+    gamma=up_to(0.01),
+    in_tokens=up_to(3000.0),
     out_tokens=st.floats(1.0, 800.0),
     max_batch=st.integers(1, 40),
     max_queue=st.integers(0, 60),
