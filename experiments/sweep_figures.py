@@ -87,7 +87,7 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
         narrowest_in=0.55 * len(periods) + 1.0,
     )
     figure = grid_in.figure
-    scale = mpl.colors.Normalize(*_limits(cells[metric.column]))
+    scale = mpl.colors.Normalize(*scale_of(cells[metric.column]))
     with our_style():
         grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, (key, group) in zip(grid.flat, groups, strict=False):
@@ -222,11 +222,15 @@ def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> l
     return [*colours, *shapes]
 
 
-def _limits(values: pd.Series[float]) -> tuple[float, float]:
+def scale_of(values: pd.Series[float]) -> tuple[float, float]:
+    """Return the ends of the colour scale of *values*."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low):
         return 0.0, 1.0  # no run had a figure
-    return (low, high) if high > low else (low - 1.0, high + 1.0)
+    if high > low:
+        return low, high
+    # All are equal: a scale that ends at what there is, as a share above 100 % cannot be.
+    return (low - 1.0, low) if low >= 1.0 else (0.0, 1.0)
 
 
 def _group_title(key: Any, cells: pd.DataFrame) -> str:

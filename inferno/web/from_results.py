@@ -28,7 +28,7 @@ from experiments.confidence import estimate, estimate_share, paired_difference
 from experiments.row_details import LOST, QUANTILES, SHARES
 from experiments.scores.misses import CAUSES, MEANING
 from experiments.stability_figure import METRICS
-from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates
+from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates, scale_of
 from experiments.tables import paired_table, summary_table
 from inferno.web.charts import (
     Bars,
@@ -271,8 +271,7 @@ def _sweep_costs(scenario: str, own: pd.DataFrame) -> CostChart:
 
 def _heat_maps(cells: pd.DataFrame, metric: Metric) -> list[Item]:
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
-    known = cells[metric.column].dropna()
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    low, high = scale_of(cells[metric.column])
     several = [name for name in ("scenario", "interval_s") if cells[name].nunique() > 1]
     maps: list[Item] = []
     for key, group in cells.groupby(["policy", *several], sort=False):

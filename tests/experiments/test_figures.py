@@ -34,6 +34,7 @@ from experiments.sweep_figures import (
     draw_cost_against_attainment,
     draw_heat_maps,
     save_sweep_figures,
+    scale_of,
 )
 from experiments.timeline import (
     accelerator_spells,
@@ -347,6 +348,13 @@ def test_a_heat_map_shows_every_cell_with_its_interval() -> None:
     assert len(maps[0].texts) == 6
     assert "78.0\n±2.5" in {text.get_text() for text in maps[0].texts}
     assert maps[0].images[0].get_clim() == maps[1].images[0].get_clim()
+
+
+@pytest.mark.parametrize(("share", "scale"), [(1.0, (99.0, 100.0)), (0.0, (0.0, 1.0))])
+def test_a_colour_scale_ends_where_a_share_does(share: float, scale: tuple[float, float]) -> None:
+    """Where all requests were within target it went on to 101 %."""
+    cells = cell_estimates(results().assign(attainment=share), (ATTAINMENT,))
+    assert scale_of(cells["attainment"]) == scale
 
 
 def test_one_seed_claims_no_interval() -> None:

@@ -77,7 +77,7 @@ Object.assign(inferno, (() => {
     const text = item.values.map((row, r) => row.map((value, c) => say(value, item.half_widths[r][c])));
     draw(place, [{
       type: "heatmap", z: item.values, x: item.periods_s.map((value) => `${value} s`), y: item.alphas.map(String), text,
-      texttemplate: "%{text}", colorscale: "Cividis", zmin: item.low, zmax: item.high > item.low ? item.high : item.low + 1, xgap: 2, ygap: 2,
+      texttemplate: "%{text}", colorscale: "Cividis", zmin: item.low, zmax: item.high, xgap: 2, ygap: 2,
       colorbar: { title: { text: item.unit, side: "right" }, thickness: 14 },
       hovertemplate: `period %{x}, alpha %{y}<br>%{z:.2f} ${escape(item.unit)}<extra></extra>`,
     }], layoutOf(120 + 80 * item.alphas.length, "control period", "disturbance alpha", {
