@@ -123,7 +123,14 @@ def _simulated(
     )
     cycles = PackedLines() if directory is None else FileOfLines(directory / CYCLES)
     tell = partial(_tell, cycles=cycles, progress=progress or _drop, end_s=end_s)
-    SimDriver(env, controller, period_s=config.period_s, on_record=tell, keep=False)
+    SimDriver(
+        env,
+        controller,
+        period_s=config.period_s,
+        on_record=tell,
+        keep=False,
+        advance=cluster.catch_up,
+    )
     env.run(until=end_s)
     requests = (
         _in_memory(cluster)

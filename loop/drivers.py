@@ -26,9 +26,9 @@ OnRecord = Callable[["CycleRecord"], None]
 class SimDriver:
     """Runs the controller in virtual time: cycle n at n · period_s; never, when period_s is 0.
 
-    Records go to *on_record* as they come, and unless told not to *keep* them into `records`. An
-    error of the programmer ends the
-    run.
+    Records go to *on_record* as they come, and unless told not to *keep* them into `records`.
+    *advance* is called before each cycle: what the world does up to then is no time of the cycle.
+    An error of the programmer ends the run.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class SimDriver:
         period_s: float,
         on_record: OnRecord | None = None,
         keep: bool = True,
+        advance: Callable[[], None] | None = None,
     ) -> None:
         self.records: list[CycleRecord] = []
+        self._advance = advance
         self._keep = keep
         self._cycles = 0
         self._env = env
@@ -55,6 +57,8 @@ class SimDriver:
         at(self._env, due, priority=CONTROL, action=self._cycle)
 
     def _cycle(self) -> None:
+        if self._advance is not None:
+            self._advance()
         record = self._controller.cycle(self._env.now)
         self._cycles += 1
         if self._keep:

@@ -14,13 +14,13 @@ from loop.policies import make_policy
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 
 
-def controller(backend: FakeBackend) -> Controller:
+def controller(backend: FakeBackend, clock: ManualClock | None = None) -> Controller:
     """Return a controller that keeps things as they are."""
     return Controller(
         backend=backend,
         policy=make_policy("static"),
         data=FixedData(system()),
-        clock=ManualClock(),
+        clock=clock or ManualClock(),
         settings=None,
     )
 
@@ -50,6 +50,21 @@ def test_a_cycle_runs_before_the_arrivals_of_its_instant() -> None:
     )
     env.run(until=61.0)
     assert order == ["control", "arrival"]
+
+
+def test_what_the_world_does_before_a_cycle_is_no_time_of_it() -> None:
+    """A twin serves a minute of requests when somebody looks: that is not what observing costs."""
+    env, clock = simpy.Environment(), ManualClock()
+
+    def serve() -> None:
+        clock.time_s += 5.0
+
+    driver = SimDriver(
+        env, controller(FakeBackend([server_view()]), clock), period_s=60.0, advance=serve
+    )
+    env.run(until=61.0)
+    assert clock.time_s == 5.0
+    assert [record.timing.total_ms for record in driver.records] == [0.0]
 
 
 def test_a_period_of_zero_runs_no_cycle() -> None:

@@ -29,7 +29,7 @@ from twin.spec import ClusterSpec, Pool, Server, SpecError
 Ints = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
-    from twin.engine.compiled.table import ReplicaTable, TableReplica
+    from twin.engine.compiled.table import ReplicaTable, Sampled, TableReplica
     from twin.engine.compiled.visit import Visit
 
 # Requests that are served by one call, at most so many and those of one server.
@@ -75,7 +75,7 @@ class Cluster:
         self._lag = 0  # scrapes since samples were taken
         self._table = _make_table(self.requests) if compiled else None
         # First, for it brings the table its rows.
-        self.requests.sources.insert(0, self._catch_up)
+        self.requests.sources.insert(0, self.catch_up)
         self.pods = PodLog() if waiting_max is None else NoPodLog()
         self.desired: list[DesiredState] = []
         self._desired_count = 0
@@ -215,11 +215,34 @@ class Cluster:
         for deployment in self._deployments:
             deployment.advance()
 
+    def catch_up(self) -> None:
+        """Take the samples of all scrapes up to now. Changes when, never what."""
+        # Those of servers whose replicas are rows of the table together: a call for each would take
+        # longer than what it does.
+        self._lag = 0
+        alike: dict[tuple[float, ...], list[Deployment]] = {}
+        for deployment in self._deployments:
+            if deployment.scrapes and deployment.compiled:
+                alike.setdefault(tuple(deployment.scrapes), []).append(deployment)
+            else:
+                deployment.catch_up()
+        for scrapes_s, deployments in alike.items():
+            assert self._table is not None
+            shown: list[tuple[Deployment, Sampled, int]] = []
+            for others in self._visits(deployments, scrapes_s[-1]):
+                sampled = self._table.sample([visit for _, visit in others], scrapes_s)
+                shown += [(each, sampled, number) for number, (each, _) in enumerate(others)]
+            gauges = self._table.gauges()
+            for deployment, sampled, number in shown:
+                deployment.show(sampled, number, *gauges)
+            for deployment in deployments:
+                deployment.catch_up()
+
     def snapshot(self) -> ClusterView:
         """Return what an observer sees now: pods and capacity as they are, figures as last
         scraped.
         """
-        self._catch_up()
+        self.catch_up()
         return ClusterView(
             now_s=self._env.now,
             scrape_interval_s=self.spec.world.scrape_interval_s,
@@ -356,31 +379,9 @@ class Cluster:
             deployment.scrape()
         self._lag += 1
         if self._lag > self._lag_max:
-            self._catch_up()
+            self.catch_up()
         self.requests.settle()
         self._await_scrape()
-
-    def _catch_up(self) -> None:
-        """Take the samples of all scrapes up to now, of the servers whose replicas are rows of the
-        table together: a call for each would take longer than what it does.
-        """
-        self._lag = 0
-        alike: dict[tuple[float, ...], list[Deployment]] = {}
-        for deployment in self._deployments:
-            if deployment.scrapes and deployment.compiled:
-                alike.setdefault(tuple(deployment.scrapes), []).append(deployment)
-            else:
-                deployment.catch_up()
-        for scrapes_s, deployments in alike.items():
-            assert self._table is not None
-            for others in self._visits(deployments, scrapes_s[-1]):
-                visits = [visit for _, visit in others]
-                sampled = self._table.sample(visits, scrapes_s)
-                gauges = self._table.gauges()
-                for number, (deployment, _) in enumerate(others):
-                    deployment.show(sampled, number, *gauges)
-            for deployment in deployments:
-                deployment.catch_up()
 
     def _visits(
         self, deployments: Sequence[Deployment], until_s: float
@@ -406,7 +407,7 @@ class Cluster:
         """Serve what came before now to the servers whose replicas are rows of the table: it is
         quicker done for all of them together.
         """
-        self._catch_up()
+        self.catch_up()
         if self._table is None:
             return
         until_s = nextafter(self._env.now, -inf)
