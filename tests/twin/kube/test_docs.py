@@ -15,7 +15,6 @@ from twin.kube.apiserver.resources import RESOURCES
 from twin.kube.apiserver.storage import HISTORY_MAX
 from twin.kube.cluster import TOKEN
 from twin.kube.desired import (
-    MAX_BATCH_ARGUMENT,
     MAX_BATCH_DEFAULT,
     PREFIX,
 )
@@ -66,7 +65,7 @@ def test_its_figures_are_those_of_the_code(text: str) -> None:
         f"at most {SIMULATED_REPLICAS_MAX}",
         f"above {SIMULATED_RATE_RPM_MAX} requests a minute, "
         f"or of more than {SIMULATED_TOKENS_MAX} tokens",
-        f"`{MAX_BATCH_ARGUMENT}` of the container, else {MAX_BATCH_DEFAULT}",
+        f"where its command line tells none, else {MAX_BATCH_DEFAULT}",
         f"{HISTORY_MAX} changes per resource",
         f"no token or `{TOKEN}`",
         f"label `{PREFIX}managed",
