@@ -40,6 +40,7 @@ _HEAD_IN, _FOOT_IN = 0.6, 0.6
 _LEFT_IN, _GAP_IN, _WIDE_IN, _HIGH_IN, _TICK_IN = 0.55, 0.25, 3.75, 1.42, 0.05
 # Of a panel on a page of a given width: what stands right of its axes, and how narrow it may be.
 _RIGHT_IN, _NARROWEST_IN = 0.62, 3.0
+_NUMBERS_IN = 0.2  # of a time axis
 _CHARACTER_IN, _LINE_IN = 0.072, 0.14  # of a title, of wide letters
 PANELS_MAX = 60
 """Servers that a figure shows; of more nobody sees one."""
@@ -85,16 +86,18 @@ def draw_timelines(
             bottom_in=height_in - sheet.head_in - _PANEL_IN[1] + _GAP_IN,
             wide_in=(columns - 1) * sheet.panel_in + sheet.wide_in,
             lowest=False,
+            numbered=columns > 1,
         )
         _draw_fleet(marks, whole, fleet)
         for number, (name, title) in enumerate(titles.items(), start=columns):
             row, column = divmod(number, columns)
             panel = _Panel(
                 left_in=column * sheet.panel_in + _LEFT_IN,
-                bottom_in=height_in - sheet.head_in - _PANEL_IN[1] - row * sheet.row_in + _GAP_IN,
+                bottom_in=height_in - sheet.fleet_in - row * sheet.row_in + _GAP_IN,
                 wide_in=sheet.wide_in,
                 # The last of its column tells the time.
                 lowest=number >= len(titles),
+                numbered=number >= len(titles),
             )
             lines = _wrapped(title, sheet.panel_in - _LEFT_IN)
             _draw_server(marks, panel, counts_of[name], minutes_of[name], title=lines)
@@ -133,9 +136,16 @@ class _Sheet:
         return self.columns * self.panel_in
 
     @property
+    def fleet_in(self) -> float:
+        """Return how far down the fleet reaches: beside other columns its minutes are as wide as
+        several of theirs, so that they have numbers of their own.
+        """
+        return self.head_in + _PANEL_IN[1] + (_NUMBERS_IN if self.columns > 1 else 0.0)
+
+    @property
     def height_in(self) -> float:
         """Return the height of the page, the panel of the fleet with it."""
-        return _PANEL_IN[1] + self.rows * self.row_in + self.head_in + self.foot_in
+        return self.fleet_in + self.rows * self.row_in + self.foot_in
 
 
 def _sheet(
@@ -202,11 +212,14 @@ def _key_places(types: Sequence[str], width_in: float) -> list[tuple[float, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Panel:
-    """Where on the page [in] a server is drawn."""
+    """Where on the page [in] a server is drawn. numbered: its time axis has numbers; lowest: and
+    says what they are.
+    """
 
     left_in: float
     bottom_in: float
     lowest: bool
+    numbered: bool
     wide_in: float = _WIDE_IN
 
     def x_in(self, t_s: Any, end_s: float) -> Any:
@@ -380,7 +393,7 @@ def _draw_frame(marks: _Marks, panel: _Panel, *axes: _Axis, end_s: float, title:
     for value in _ticks(MaxNLocator(nbins=many, steps=[1, 2, 2.5, 5, 10]), end_s / 60.0):
         x_in = float(panel.x_in(60.0 * value, end_s))
         marks.line([x_in] * 2, [bottom, bottom - _TICK_IN], color=BLACK, width=0.8)
-        if panel.lowest:
+        if panel.numbered:
             marks.word(x_in, bottom - 1.8 * _TICK_IN, f"{value:g}", ha="center", va="top")
     if panel.lowest:
         marks.word(left + panel.wide_in / 2, bottom - 0.22, "time [min]", ha="center", va="top")

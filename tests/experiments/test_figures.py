@@ -166,6 +166,10 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
         # Where there is room: the last is wanted for a second; one is the type of the fleet.
         assert [words.count(name) for name in ("A100", "H100", "B")] == [2, 1, 0]
         assert 1 <= words.count("time [min]") <= 3
+        # Where the minutes of the fleet are wider than those of a server, they are numbered too.
+        ends = [text for text in page.texts if (text.get_text(), text.get_va()) == ("2", "top")]
+        first_in = next(text.get_position()[1] for text in page.texts if text.get_text() in names)
+        assert (max(end.get_position()[1] for end in ends) > first_in) == (servers > 2)
         paths = save_figure(figure, tmp_path / folder / "timeline", Form(svg=True))
         assert [path.name for path in paths] == ["timeline.png", "timeline.svg"]
         written.append([path.read_bytes() for path in paths])
