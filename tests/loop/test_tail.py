@@ -36,6 +36,7 @@ from tests.parts import first_rows
 
 DATA = Path("sample-data/large")
 REQUESTS = 20_000
+NORMALS = st.floats(-3, 3).map(lambda z: round(z, 9))  # products of what is next to none vanish
 # As many as a minute of CPU allows; more are asked for by name.
 CASES = int(os.environ.get("TAIL_CASES", "8"))
 SEEDS = int(os.environ.get("TAIL_SEEDS", "1"))
@@ -203,9 +204,7 @@ def test_the_allowed_rate_is_hardly_below_the_largest() -> None:
         assert above < case.percentile, case
 
 
-@given(
-    mean=st.floats(1.0, 1e3), cv=st.floats(0.05, 2.0), skew=st.floats(0.01, 8.0), z=st.floats(-3, 3)
-)
+@given(mean=st.floats(1.0, 1e3), cv=st.floats(0.05, 2.0), skew=st.floats(0.01, 8.0), z=NORMALS)
 def test_shares_and_quantiles_are_each_others_inverse(
     mean: float, cv: float, skew: float, z: float
 ) -> None:
