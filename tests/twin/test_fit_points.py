@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from twin.fit.fitting import FAMILIES, alternating, fit_logs
+from twin.fit.fitting import FAMILIES, alternating, first_of_the_best, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
@@ -163,6 +163,20 @@ def test_the_family_of_a_table_is_the_one_that_predicts_held_out_points(
     assert found.check == found.families[found.family]
     text = fit_text(found)
     assert f"chosen: {found.family.name}, as every 2nd point by load predicts the rest" in text
+
+
+def test_a_family_that_is_better_by_chance_alone_is_not_taken() -> None:
+    """Of Llama's long answers the sum with asynchronous scheduling was 8 % better on 14 points, and
+    predicted other shapes' TTFT 15 % off.
+    """
+    rng = np.random.default_rng(1)
+    usual = np.abs(rng.normal(0.03, 0.01, 14))
+    noise = rng.normal(0.0, 0.01, 14)
+    by_chance = usual + noise - noise.mean() - 0.001
+    first, second = FAMILIES[3], FAMILIES[0]
+    assert first_of_the_best({first: usual, second: by_chance}) == first
+    assert first_of_the_best({first: usual, second: usual - 0.001}) == second
+    assert first_of_the_best({second: by_chance, first: usual}) == second
 
 
 @pytest.mark.parametrize("load", ["rate_rps", "concurrency"])

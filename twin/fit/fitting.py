@@ -221,10 +221,11 @@ def _of_points(
     halves: dict[Family, ReplayScore] = {}
     evaluations = 0
     if min(map(len, seen)) >= HELD_OUT_MIN:
+        errors: dict[Family, Vector] = {}
         for family in families:
-            halves[family], tried = _predicted(seen, family, given)
+            halves[family], errors[family], tried = _predicted(seen, family, given)
             evaluations += tried
-        chosen = [_chosen(halves, families)]
+        chosen = [first_of_the_best(errors)]
     else:
         chosen = [each for each in families if each.p != 1.0] or list(families)
     searches = [PointSearch(logs, family=family, **given) for family in chosen]
@@ -244,9 +245,9 @@ def _of_points(
 
 def _predicted(
     seen: Sequence[RequestRows], family: Family, given: Mapping[str, Any]
-) -> tuple[ReplayScore, int]:
+) -> tuple[ReplayScore, Vector, int]:
     """Return how models of *family*, fitted to every other point of *seen* by load, predict the
-    others, and the replays that this took.
+    others, the error of each of these, and the replays that this took.
     """
     turns = (False, True) if max(map(len, seen)) <= BOTH_MAX else (False,)
     half = min(map(len, seen)) // 2
@@ -258,7 +259,28 @@ def _predicted(
         rows += points
         replays += search.replays(points, latency_model, overhead_ms)
         evaluations += search.evaluations
-    return score_logs(rows, replays, of=slice(half, None)), evaluations
+    held_out = slice(half, None)
+    errors = [
+        np.abs(found.last_token_s / each.e2e_s - 1.0)
+        + TTFT_COUNTS * np.abs(found.first_token_s / each.ttft_s - 1.0)
+        for each, found in zip(rows, replays, strict=True)  # of points, which begin at 0
+    ]
+    apart = np.concatenate([each[held_out] for each in errors])
+    return score_logs(rows, replays, of=held_out), apart, evaluations
+
+
+def first_of_the_best(errors: Mapping[Family, Vector]) -> Family:
+    """Return the first family whose *errors* of the same points are within one standard error of
+    those of the best: of a few points what is a little better is so by chance.
+    """
+    best = errors[min(errors, key=lambda family: float(errors[family].mean()))]
+
+    def is_as_good(family: Family) -> bool:
+        worse = errors[family] - best
+        chance = float(worse.std(ddof=1)) / len(worse) ** 0.5
+        return bool(worse.mean() <= chance)
+
+    return next(family for family in errors if is_as_good(family))
 
 
 def alternating(rows: RequestRows, *, turned: bool = False) -> RequestRows:
