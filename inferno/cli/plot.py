@@ -63,7 +63,7 @@ def plot_directory(directory: Path, form: Form) -> list[Path]:
 
 COMMAND = Command(
     name="plot",
-    summary="draw the figures of a run, sweep, comparison or stability again",
+    summary="draw the figures of a run, sweep or comparison anew",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
