@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise, starmap
+from math import remainder
 from typing import Any
 
 from loop.signals.names import COUNTERS
@@ -25,7 +26,9 @@ BORN_FACTOR, BORN_RPS = 3.0, 10.0
 OTHERS_MIN, DIP_SCRAPES_MAX = 3, 2
 # An engine that generates so evenly does not stop for the time between two scrapes.
 REPEAT_SCRAPES_MIN, STEADY_PART = 4, 0.5
-FLUTTER_S = 2.0  # of the time at which one process began, as it is told again and again
+# Of the time at which one process began, as it is told again and again: by whole seconds, as the
+# start of a machine is told; two processes begin at any fractions of them.
+FLUTTER_S, WHOLE_S = 2.0, 1e-3
 TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
 TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
 # An engine gives each request inside a token at twice its best mean speed at most. So many
@@ -141,16 +144,19 @@ def repeats(*, inside: Any, least: Any, most: Any) -> Any:
 
 
 def _of_one_birth(process: Process) -> bool:
-    """Tell whether all pages say that they are of a process that began at one time: to the second
-    where no counter falls, for some programs reckon it anew from a clock that is set meanwhile.
+    """Tell whether all pages say that they are of a process that began at one time: or some whole
+    seconds apart where no counter falls, for some programs reckon it anew from the start of the
+    machine, which moves when its clock is set.
     """
     columns = list(process.by_quantity.get("start_time", {}).values())
     if len(columns) != 1 or len(columns[0]) != len(process.times_s):
         return False
     births = {began for _, began in columns[0]}
-    return len(births) == 1 or (
-        max(births, default=0.0) - min(births, default=0.0) <= FLUTTER_S and not _falls(process)
-    )
+    if len(births) == 1:
+        return True
+    apart_s = [began - min(births) for began in births]
+    near = all(each_s <= FLUTTER_S and abs(remainder(each_s, 1.0)) <= WHOLE_S for each_s in apart_s)
+    return near and not _falls(process)
 
 
 def _falls(process: Process) -> bool:

@@ -1306,6 +1306,17 @@ def test_a_birth_that_is_told_a_second_apart_is_one(crowd: int) -> None:
     assert found.warnings == ()
 
 
+def test_workers_that_began_a_moment_apart_are_two() -> None:
+    """Their counters need not fall where both do the same: half of their load was read."""
+    began = {"A": 1.7e9 + 0.11, "B": 1.7e9 + 0.73}
+    turns = [(NOW_S - 55.0 + 12.5 * k, worker) for k, worker in enumerate("ABABA")]
+    done = {"A": 1000.0, "B": 1005.0}
+    samples = [sample(t_s, success=done[worker] + t_s) for t_s, worker in turns]
+    born = [(t_s, began[worker]) for t_s, worker in turns]
+    series = [*series_of(samples), Series("process_start_time_seconds", (), born)]
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0)
+
+
 def worker_pages(turns: str, *, births: bool = False) -> list[Series]:
     """Return what scrapes of one port show, at which one worker of each letter answers."""
     bases = {"A": 1000.0, "B": 40.0, "C": 7000.0, "D": 52000.0, "E": 3.0, "F": 300.0}
