@@ -459,6 +459,33 @@ def test_samples_that_come_no_more_are_not_late_and_told_as_old() -> None:
     assert (gone.warnings, begun.warnings) == ((), ())
 
 
+def test_one_whose_samples_stopped_once_has_no_others_looked_for_each_minute() -> None:
+    """Samples that may come late are looked for again in a minute, for ever where the pods of
+    another server are not scraped at all: a long past of the cluster each time.
+    """
+    scraped_s = {pod("a")["metadata"]["name"]: 15.0}
+    stopped, goes_on = scraping(scraped_s, until_s=900.0), scraping(scraped_s)
+    far_s = list[float]()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if f"[{1000 * WIDEST_S:.0f}ms]" in parse_qs(request.content.decode())["query"][0]:
+            far_s.append(at_s)
+        return (stopped if at_s < 1200.0 else goes_on)(request)
+
+    servers = [
+        scraped(server(pod("a"))),
+        scraped(server(pod("b", of="dep2"), name="dep2", labels={NAME: "s2"})),
+    ]
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + at_s, transport=transport)
+    ) as source:
+        for at_s in range(1000, 3000, 60):
+            found = source.measure(servers, now_s=at_s)
+    assert found.figures["s1"].load is not None
+    assert len([t_s for t_s in far_s if t_s >= 1500.0]) <= 5
+
+
 def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
     """So long a past of a large cluster may be too much for its Prometheus."""
     answer = scraping({pod("a")["metadata"]["name"]: 60.0, "dep2-5d9c7b6f4d-b": 15.0})

@@ -70,8 +70,11 @@ class Reaches:
         once in it, not lately, or not at all in two, if it is time to look how often they are
         scraped.
         """
+        # Who has not been seen so since has been well: it takes no look at all then.
         may_be_late = any(
-            seen_s - newest_s <= LATE_S_MAX and name not in self._late_s
+            seen_s - newest_s <= LATE_S_MAX
+            and now_s - seen_s <= AGAIN_S
+            and name not in self._late_s
             for name, (newest_s, seen_s) in self._newest.items()
         )
         again_s = LATE_AGAIN_S if may_be_late else AGAIN_S
