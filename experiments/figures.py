@@ -19,10 +19,9 @@ from twin.spec import SpecError
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
-# A type of GPU has the same colour in every figure, report and page: these, as in look.js.
-GPU_COLOURS = (
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+# Policies, causes and types of GPUs have the same colours in figures and on pages (look.js).
+SERIES = (
     *(BLUE, ORANGE, GREEN, PURPLE, SKY, "#882255"),
     *("#999933", "#332288", "#44AA99", "#AA4499", "#DDCC77", "#661100"),
 )
@@ -159,10 +158,10 @@ def gpu_colours(types: Sequence[str]) -> dict[str, str]:
     """Return the colour of each of *types*: that of its place in GPUS, whatever stands beside it. A
     type that is not there gets one of those left by its name, or the next if that is taken here.
     """
-    found = {kind: GPU_COLOURS[GPUS.index(kind)] for kind in types if kind in GPUS}
-    left = len(GPU_COLOURS) - len(GPUS)
+    found = {kind: SERIES[GPUS.index(kind)] for kind in types if kind in GPUS}
+    left = len(SERIES) - len(GPUS)
     for kind in sorted(set(types) - found.keys()):
         first = len(GPUS) + crc32(kind.encode()) % left
-        order = [*GPU_COLOURS[first:], *GPU_COLOURS[:first]]
+        order = [*SERIES[first:], *SERIES[:first]]
         found[kind] = next((one for one in order if one not in found.values()), order[0])
     return {kind: found[kind] for kind in types}

@@ -157,7 +157,7 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
                 _draw_cell(
                     ax,
                     cell,
-                    SERIES[policies.index(cell.policy) % 8],
+                    SERIES[policies.index(cell.policy) % len(SERIES)],
                     MARKERS[periods.index(cell.period_s) % 8],
                 )
             ax.set_title(situation(key, cells), loc="left")
@@ -207,7 +207,7 @@ def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
 
 def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
     """Return the keys of a legend: a colour per policy, a marker per period."""
-    colours = [Patch(color=SERIES[i % 8], label=name) for i, name in enumerate(policies)]
+    colours = [Patch(color=SERIES[i % len(SERIES)], label=name) for i, name in enumerate(policies)]
     shapes = [
         Line2D(
             [],

@@ -20,11 +20,11 @@ from matplotlib.ticker import MaxNLocator
 from experiments.figures import (
     BLACK,
     BLUE,
-    GPU_COLOURS,
     GREY,
     ORANGE,
     PURPLE,
     SCREEN,
+    SERIES,
     SKY,
     VERMILLION,
     Form,
@@ -152,24 +152,16 @@ def _sheet(
     titles: Mapping[str, str], fleet: pd.DataFrame, *, heading: str, width_in: float | None
 ) -> _Sheet:
     columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
-    if width_in is None:
-        return _Sheet(
-            columns=columns,
-            panel_in=_PANEL_IN[0],
-            wide_in=_WIDE_IN,
-            row_in=_PANEL_IN[1],
-            head_in=_HEAD_IN,
-            foot_in=_FOOT_IN,
-            rows=math.ceil(len(titles) / columns),
-            keys=5,
-        )
-    # Letters stay as large as they are: what does not fit beside stands below.
-    columns = max(min(columns, int(width_in / _NARROWEST_IN)), 1)
-    panel_in = width_in / columns
-    wide_in = panel_in - _LEFT_IN - _RIGHT_IN
+    panel_in, wide_in = _PANEL_IN[0], _WIDE_IN
+    if width_in is not None:
+        # Letters stay as large as they are: what does not fit beside stands below.
+        columns = max(min(columns, int(width_in / _NARROWEST_IN)), 1)
+        panel_in = width_in / columns
+        wide_in = panel_in - _LEFT_IN - _RIGHT_IN
+    width_in = columns * panel_in
     lines = max(len(_wrapped(title, panel_in - _LEFT_IN).splitlines()) for title in titles.values())
     keys = max(min(5, int(width_in / 2.1)), 1)
-    key_lines = _key_places(_types(fleet), width_in - _LEFT_IN - _RIGHT_IN)[-1:]
+    key_lines = _key_places(_types(fleet), (columns - 1) * panel_in + wide_in)[-1:]
     above = len(_wrapped(heading, width_in).splitlines()) + (key_lines[0][1] if key_lines else 0)
     return _Sheet(
         columns=columns,
@@ -319,7 +311,7 @@ def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
     places = _key_places(types, panel.wide_in)
     for number, (kind, color) in enumerate(gpu_colours(types).items()):
         # Types beyond the colours are lighter ones of the same.
-        alpha = 0.45 if number < len(GPU_COLOURS) else 0.2
+        alpha = 0.45 if number < len(SERIES) else 0.2
         marks.area(x_in, edges_in[number], edges_in[number + 1], color=color, alpha=alpha)
         key_in = panel.left_in + places[number][0]
         high_in = panel.bottom_in + _HIGH_IN + 1.2 * _LINE_IN * places[number][1]

@@ -393,7 +393,7 @@ def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> 
             y,
             xerr=_bar(cost.mean - cost.low, cost.high - cost.mean),
             yerr=_bar(100 * (share.mean - share.low), 100 * (share.high - share.mean)),
-            color=_colour(policy, number),
+            color=_colour(policy, policies),
             marker=marker,
             markersize=11 if policy == CLAIRVOYANT else 6,
             elinewidth=1.0,
@@ -421,8 +421,12 @@ def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> 
     ax.set_axisbelow(True)
 
 
-def _colour(policy: str, number: int) -> str:
-    return {CLAIRVOYANT: "0.2"}.get(policy, "0.6") if policy in BOUNDS else SERIES[number % 8]
+def _colour(policy: str, policies: Sequence[str]) -> str:
+    """Return the colour of one of *policies*, that of charts.js: bounds take none from others."""
+    if policy in BOUNDS:
+        return "0.2" if policy == CLAIRVOYANT else "0.6"
+    coloured = [name for name in policies if name not in BOUNDS]
+    return SERIES[coloured.index(policy) % len(SERIES)]
 
 
 def _bar(low: float, high: float) -> list[list[float]] | None:
@@ -464,13 +468,12 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form 
                 drawn = (row.get("scenario"), row.get("seed")) == (scenario, first)
                 if not drawn or row["error"] or row["policy"] not in policies:
                     continue
-                number = policies.index(row["policy"])
                 held = np.array(row.get("gpus_held", ()))
                 ax.step(
                     np.arange(len(held)) * TIMELINE_S / 60.0,
                     held,
                     where="post",
-                    color=_colour(row["policy"], number),
+                    color=_colour(row["policy"], policies),
                     linestyle="--" if row["policy"] in BOUNDS else "-",
                     linewidth=1.2,
                     label=row["policy"],

@@ -27,7 +27,7 @@ from experiments.compare.rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
-from experiments.figures import SCREEN, Form
+from experiments.figures import SCREEN, SERIES, Form
 from experiments.grid import SweepConfig
 from experiments.tables import text_console
 from inferno.cli.plot import plot_directory
@@ -341,6 +341,14 @@ def test_bars_that_reach_beyond_the_frame_are_cut_and_not_left_out() -> None:
     assert 80.0 < ax.get_xlim()[0] < 105.0
     assert 120.0 < ax.get_xlim()[1] < 145.0
     assert ax.get_ylim()[1] <= 101.0
+
+
+def test_a_policy_has_the_colour_in_a_picture_that_it_has_on_a_page() -> None:
+    """hpa was vermillion on one and orange on the other, and moved where a bound stood first."""
+    drawn = draw_costs(rows(static_peak=(1.0, 130.0), slo=(0.9, 100.0), hpa=(0.95, 120.0)))
+    handles, labels = drawn.axes[0].get_legend_handles_labels()
+    shades = {label: bar[0].get_color() for label, bar in zip(labels[1:], handles[1:], strict=True)}
+    assert [shades["slo"], shades["hpa"]] == [*SERIES[:2]]
 
 
 def test_options_belong_to_policies_and_values_make_contenders() -> None:

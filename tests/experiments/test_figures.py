@@ -19,8 +19,8 @@ from matplotlib.transforms import Bbox
 
 from experiments.explain import draw_misses
 from experiments.figures import (
-    GPU_COLOURS,
     GPUS,
+    SERIES,
     Form,
     gpu_colours,
     save_figure,
@@ -45,7 +45,7 @@ from experiments.timeline import (
 from experiments.timeline_figure import PANELS_MAX, draw_timelines
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
-from tests.parts import first
+from tests.parts import first, first_rows
 from twin.spec import SpecError
 
 NAN = math.nan
@@ -196,12 +196,14 @@ def words_of(figure: Figure) -> list[tuple[str, Bbox]]:
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("width_in", first(1, [3.3, 6.9]))
-def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -> None:
-    """At 3.3 inches of ten its letters were three points high: now nothing is shrunk, cut or
-    written over.
+@pytest.mark.parametrize(
+    ("width_in", "servers"), first_rows(1, [(3.3, 5), (6.9, 5), (None, 1), (None, 5)])
+)
+def test_all_of_a_timeline_can_be_read(width_in: float | None, servers: int) -> None:
+    """At 3.3 inches of ten its letters were three points high, and on a screen long titles ran into
+    the panel above: now nothing is shrunk, cut or written over.
     """
-    names = [f"server-{index}" for index in range(5)]
+    names = [f"server-{index}" for index in range(servers)]
     types = [kind for kind in GPUS[:6] for _ in range(2)]
     pods = lives(*[(float(start_s), start_s, NAN, NAN, NAN) for start_s in range(12)])
     pods |= {
@@ -211,7 +213,7 @@ def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -
     }
     counts = replica_timeline(pods, {}, names=names, end_s=86_400.0)
     requests = columns([finished(0, 10.0, ttft_s=9.0, itl_s=0.01, out=5)])
-    minutes = minute_timeline(requests, [None] * 5, names=names, end_s=86_400.0)
+    minutes = minute_timeline(requests, [None] * servers, names=names, end_s=86_400.0)
     figure = draw_timelines(
         counts,
         minutes,
@@ -221,7 +223,7 @@ def test_all_of_a_timeline_can_be_read_at_the_width_of_a_page(width_in: float) -
         accelerators={"server-0": [(0.0, 40_000.0, "MI300X"), (40_000.0, 86_400.0, "2xH100")]},
         form=Form(width_in=width_in),
     )
-    assert figure.get_size_inches()[0] == pytest.approx(width_in)
+    assert width_in is None or figure.get_size_inches()[0] == pytest.approx(width_in)
     words = words_of(figure)
     assert {"time [min]", "MI300X", "$ an hour"} <= {text for text, _ in words}
     for number, (text, box) in enumerate(words):
@@ -445,15 +447,17 @@ def test_a_figure_that_no_run_has_is_a_dash(tmp_path: Path) -> None:
     assert {text.get_text() for ax in figure.axes for text in ax.texts} == {"–"}
 
 
-def test_a_type_of_gpu_has_one_colour_everywhere(repository: Path) -> None:
-    """In the picture of a run, in its report and on the live page, whatever stands beside it."""
+def test_what_is_compared_has_one_colour_everywhere(repository: Path) -> None:
+    """A policy or a type of GPU: in pictures, in reports and on live pages, the latter whatever
+    stands beside it.
+    """
     look = (repository / "inferno/web/static/look.js").read_text()
     day = look[look.index("DAY = [") : look.index("NIGHT = [")]
-    assert tuple(re.findall(r"#[0-9A-F]{6}", day.upper())) == tuple(map(str.upper, GPU_COLOURS))
+    assert tuple(re.findall(r"#[0-9A-F]{6}", day.upper())) == tuple(map(str.upper, SERIES))
     (listed,) = re.findall(r"GPUS = \[(.*)\];", look)
     assert tuple(json.loads(f"[{listed}]")) == GPUS
     beside = gpu_colours(["A100", "H100", "X1"])
     assert beside == {kind: gpu_colours([kind])[kind] for kind in beside}
     many = [f"G{n}" for n in range(20)]
     assert list(gpu_colours(many)) == many
-    assert len(set(gpu_colours([*GPUS, "X1", "X2"]).values())) == len(GPU_COLOURS)
+    assert len(set(gpu_colours([*GPUS, "X1", "X2"]).values())) == len(SERIES)

@@ -4,7 +4,7 @@
 
 Object.assign(inferno, (() => {
   const { axis, colour, draw, emptyNote, escape, figure, isKnown: known, label, layout, look, make, onLook, short, tableOf } = inferno.parts;
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon"];
+  const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"];
 
   const layoutOf = (height, x, y, { xaxis = {}, yaxis = {}, ...extra } = {}) => layout(height, {
     margin: { l: 60, r: 16, t: 12, b: 48 }, xaxis: { ...axis(x), ...xaxis }, yaxis: { ...axis(y), ...yaxis }, ...extra,
