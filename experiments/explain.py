@@ -82,7 +82,8 @@ def misses_of_directory(
         )
     about = read_json(directory / RUN)
     config = _config(about, directory)
-    sources = read_sources(config)
+    # What decided stands in the records: a policy of one's own need not be here, nor run again.
+    sources = read_sources(replace(config, policy="static", policy_options=()))
     records = records or read_run(directory)
     if records.names != sources.names:
         raise SpecError(f"{directory}: expected the data of the run, found other servers in it now")
@@ -99,7 +100,23 @@ def misses_of_directory(
 def _config(about: Any, directory: Path) -> RunConfig:
     if not isinstance(about, dict) or "config" not in about or "scored" not in about:
         raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found something else")
-    return config_from_json(about["config"])
+    config = config_from_json(about["config"])
+    scenario = Path(config.scenario)
+    return replace(
+        config,
+        data=_seen_from(directory, config.data),
+        truth=config.truth and _seen_from(directory, config.truth),
+        # Else it is the name of one of ours.
+        scenario=str(_seen_from(directory, scenario)) if scenario.suffix else config.scenario,
+    )
+
+
+def _seen_from(directory: Path, path: Path) -> Path:
+    """Return *path* as it is found where the run in *directory* was made: here, or else in a folder
+    above the run.
+    """
+    above = (folder / path for folder in directory.absolute().parents)
+    return path if path.exists() else next((one for one in above if one.exists()), path)
 
 
 def counterfactual(config: RunConfig, what: str) -> Sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.columns import Window
+from experiments.config import SAMPLE_DATA, RunConfig
 from experiments.demand import Choice, Demand
-from experiments.explain import explain_run
+from experiments.explain import explain_run, misses_of_directory
+from experiments.run_files import run_to_directory
 from experiments.scores.misses import CAUSES, Misses, explain_misses
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
+from tests.experiments.two_servers import write_two_servers
 from twin.spec import SpecError
 
 TARGET = SloTarget(model="m", slo_ttft_ms=1000.0)
@@ -116,3 +120,26 @@ def test_many_runs_are_not_one(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(SpecError, match=r"expected one run .*found many; inferno report"):
         explain_run(tmp_path, counterfactuals=False, jobs=None, console=None)
+
+
+def test_a_run_is_explained_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run names its data, its scenario and its policy as they were called where it was made; from
+    elsewhere a report had no reasons, and a policy of one's own was wanted, which decides nothing
+    any more.
+    """
+    made, elsewhere = tmp_path / "made", tmp_path / "elsewhere"
+    for folder in (made / "mine", elsewhere):
+        folder.mkdir(parents=True)
+    write_two_servers(made / "mine")
+    shutil.copy(SAMPLE_DATA / "scenarios" / "steady.yaml", made / "mine" / "load.yaml")
+    own = made / "own.py"
+    own.write_text("from loop.policies.hpa import HpaPolicy\n\n\nclass Own(HpaPolicy):\n    pass\n")
+    monkeypatch.chdir(made)
+    asked = RunConfig(data=Path("mine"), scenario="mine/load.yaml", policy="own.py:Own", hours=0.02)
+    run_to_directory(asked, Path("out/run"))
+    _, there = misses_of_directory(Path("out/run"))
+    monkeypatch.chdir(elsewhere)
+    own.unlink()
+    _, here = misses_of_directory(Path("../made/out/run"))
+    assert here.names == there.names
+    assert here.points.tolist() == there.points.tolist()
