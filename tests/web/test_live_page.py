@@ -110,6 +110,14 @@ def fits(page: Page) -> None:
     page.set_viewport_size({"width": 360, "height": 800})
     goes_on(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # The name leaves room for figures, and stays where these are moved along.
+    first = "document.querySelector('#latest td').getBoundingClientRect()"
+    assert page.evaluate(f"{first}.width") <= 110
+    before = page.evaluate(f"{first}.left")
+    page.focus("#latest .scrolled")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.querySelector('#latest .scrolled').scrollLeft > 0")
+    assert page.evaluate(f"{first}.left") == before
     rows = "[...document.querySelectorAll('#latest tr')].map((one) => one.offsetHeight)"
     assert max(page.evaluate(rows)) <= 80
 

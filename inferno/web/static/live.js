@@ -71,7 +71,7 @@ const live = (() => {
       ];
     });
     return tableOf(
-      ["server", "requests/min", "TTFT [ms]", "ITL [ms]", "backlog", "ready", document.body.dataset.decided || "decided", "why"], rows,
+      ["server", "requests/\u200Bmin", "TTFT [ms]", "ITL [ms]", "backlog", "ready", document.body.dataset.decided || "decided", "why"], rows,
       rows.length ? `Now, at ${clock(timeline.end_s)}${left ? `: ${ROWS_SHOWN} of ${figure(timeline.servers.length)} servers, those that wait or change first` : ""}`
         : "No cycle has seen a server yet",
     );

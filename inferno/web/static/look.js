@@ -67,7 +67,7 @@ const inferno = { parts: (() => {
   const short = (value) => (isKnown(value) ? value.toLocaleString("en-US", { maximumSignificantDigits: Math.max(4, String(Math.trunc(Math.abs(value))).length) }) : "–");
   // 99.98 % is not all: what is missing of it is what people ask about.
   const percent = (share) => (isKnown(share) ? `${(100 * share).toFixed(share < 1 && share >= 0.9995 ? 3 : 1)} %` : "–");
-  const dollars = (usd) => (isKnown(usd) ? `$ ${grouped(usd, 2)} an hour` : "–");
+  const dollars = (usd) => (isKnown(usd) ? `$\u00A0${grouped(usd, 2)} an hour` : "–");
 
   function wrapped(text, width = 58) {
     const lines = [""];
