@@ -377,6 +377,21 @@ def test_what_sees_besides_inherits_its_quantisation_from_outside() -> None:
             LLAMA | {"num_hidden_layers": 10**9},
             "config.json: num_hidden_layers: expected a whole number >= 1 and <= 10000, found 1000",
         ),
+        (
+            LLAMA | {"num_key_value_heads": 128},
+            "config.json: num_key_value_heads: expected at most as many as heads, 64, found 128",
+        ),
+        (
+            shape("chatglm", 28, 4096, 32, vocab_size=65024)
+            | {"multi_query_attention": True, "multi_query_group_num": 33},
+            "config.json: multi_query_group_num: expected at most as many as heads, 32, found 33",
+        ),
+        (
+            LLAMA
+            | {"layer_types": ["sliding_attention"] * 80, "swa_num_attention_heads": 16}
+            | {"swa_num_key_value_heads": 32},
+            "config.json: swa_num_key_value_heads: expected at most as many as heads, 16, found 32",
+        ),
         ({}, "config.json: num_hidden_layers: expected a whole number"),
     ],
 )

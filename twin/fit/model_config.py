@@ -486,15 +486,18 @@ class _Config:
         windows slide may have their own (MiMo).
         """
         value = self.whole(("v_head_dim",), default=self.head)
-        plain = (self.heads, self.kv_heads, self.head, value)
         if kind != "sliding_attention":
-            return plain
-        names = ("num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim")
-        heads, groups, size, value = (
+            return self.heads, self.kv_heads, self.head, value
+        heads, size, value = (
             self.whole((f"swa_{name}",), default=figure)
-            for name, figure in zip(names, plain, strict=True)
+            for name, figure in (
+                ("num_attention_heads", self.heads),
+                ("head_dim", self.head),
+                ("v_head_dim", value),
+            )
         )
-        return heads, groups, size, value
+        usual = min(self.kv_heads, heads)
+        return heads, self._groups(("swa_num_key_value_heads",), heads, default=usual), size, value
 
     def _index_size(self) -> int:
         return self.whole(("index_head_dim",), at_least=0, default=0)
@@ -527,8 +530,19 @@ class _Config:
         if self.get("multi_query") is True and self.get("new_decoder_architecture") is not True:
             return 1
         if self.get("multi_query_attention") is True:
-            return self.whole(("multi_query_group_num",), default=1)
-        return self.whole(KV_HEADS, default=self.heads)
+            return self._groups(("multi_query_group_num",), self.heads, default=1)
+        return self._groups(KV_HEADS, self.heads, default=self.heads)
+
+    def _groups(self, names: Sequence[str], heads: int, *, default: int) -> int:
+        """Return the KV heads under one of *names*, each of which serves one of *heads* or more."""
+        groups = self.whole(names, default=default)
+        if groups > heads:
+            name = next((name for name in names if self._entry.has(name)), names[0])
+            raise SpecError(
+                f"{self._source}: {name}: expected at most as many as heads, {heads}, "
+                f"found {groups}"
+            )
+        return groups
 
     def _recurrent(self, kind: str) -> float:
         """Return the parameters of a block with a state of fixed size, as usual for its kind."""
