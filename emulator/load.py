@@ -22,6 +22,8 @@ from twin.traces.trace import Trace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Tokens = NDArray[np.int64]
+
     from twin.spec import Named, TokenDistribution
 
 Stream = ArrivalStream | CountedStream | ReplayStream
@@ -194,7 +196,8 @@ def _replayed_batch(
 ) -> Batch:
     plan, first = interval.offered_load, stream.drawn
     times_s = _arrivals(stream, interval)
-    chosen = np.arange(first, first + len(times_s)) % len(trace.times_s)
+    places = np.arange(first, first + len(times_s))
+    chosen = places % len(trace.times_s)
     in_tokens = scaled_tokens(
         trace.prompt_tokens[chosen].astype(np.int64),
         plan.in_tokens / trace.in_tokens,
@@ -205,7 +208,8 @@ def _replayed_batch(
         plan.out_tokens / trace.out_tokens,
         rng=rng_tokens,
     )
-    blocks, block_tokens = _blocks(trace, chosen, plan.in_tokens / trace.in_tokens)
+    scale = plan.in_tokens / trace.in_tokens
+    blocks, block_tokens = _blocks(trace, places, scale, (in_tokens, out_tokens))
     holds = held(times_s, interval.t1_s - interval.t0_s, (in_tokens, out_tokens), plan)
     interval = replace(interval, offered_load=holds)
     return Batch(
@@ -219,9 +223,18 @@ def _replayed_batch(
 
 
 def _blocks(
-    trace: Trace, chosen: NDArray[np.int64], scale: float
+    trace: Trace, places: NDArray[np.int64], scale: float, sizes: tuple[Tokens, Tokens]
 ) -> tuple[list[Sequence[int]], int]:
-    """Return the prompt blocks of the requests *chosen*, and the tokens of a block: a prompt that
-    is scaled has as many blocks, of another length.
+    """Return the prompt blocks of the requests at *places*, whose prompts and answers have these
+    *sizes*, and the tokens of a block.
+
+    A prompt that is scaled has as many blocks of hashes, of another length. Conversations are cut
+    into blocks as they are scaled; of an answer the next prompt has as much as prompts are scaled.
     """
-    return trace.blocks_of(chosen), max(round(trace.block_tokens * scale), 1)
+    if trace.talks is None:
+        return trace.blocks_of(places), max(round(trace.block_tokens * scale), 1)
+    chosen = places % len(trace.times_s)
+    prompts, outputs = sizes
+    said = trace.prompt_tokens[chosen].astype(np.int64) + trace.output_tokens[chosen]
+    answers = np.minimum(outputs, np.maximum(np.rint(said * scale).astype(np.int64) - prompts, 0))
+    return trace.blocks_of(places, sizes=(prompts, answers)), trace.block_tokens

@@ -17,7 +17,7 @@ from emulator.load import ARRIVALS, TOKENS, Batch, ServerLoad, batches
 from twin.arrivals import token_counts
 from twin.kernel import ARRIVAL, LOAD, Alarm, at
 from twin.request import Request
-from twin.traces.sessions import BLOCK, named_blocks
+from twin.traces.sessions import BLOCK, names_of
 
 if TYPE_CHECKING:
     import simpy
@@ -160,7 +160,6 @@ def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[Request]:
 
 # A user who was turned away tries again, but not at the same instant for ever.
 RETRY_S = 1.0
-CONVERSATION_BLOCKS = 2**32  # names for each, more than any has
 _DRAWN = 256  # token counts drawn at once
 
 
@@ -243,9 +242,8 @@ class Users:
         """Let *request* go on with *talk*."""
         request.prompt_tokens += talk.tokens
         goes_on = talk.turns + 1 < self._load.turns
-        number = named_blocks(request.prompt_tokens, request.output_tokens, goes_on=goes_on)
-        first = talk.number * CONVERSATION_BLOCKS
-        request.blocks, request.block_tokens = range(first, first + number), BLOCK
+        sizes = request.prompt_tokens, request.output_tokens
+        request.blocks, request.block_tokens = names_of(talk.number, *sizes, goes_on=goes_on), BLOCK
         self._talks[request] = talk
 
     def _draw(self) -> None:

@@ -153,7 +153,7 @@ def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
     total = hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode())
     for trace in (rule.replay.trace for rule in rules if rule.replay):
         columns = (trace.times_s, trace.prompt_tokens, trace.output_tokens)
-        for column in (*columns, trace.blocks, trace.firsts):
+        for column in (*columns, trace.blocks, trace.talks):
             total.update(b"" if column is None else column.tobytes())
     for rates in (rule.rates for rule in rules if rule.rates):
         for server, of_server in rates.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from emulator.load import ServerLoad, batches
 from emulator.trace import Replay
 from emulator.walk import Walk
 from twin.engine.port import make_plain
+from twin.request import Request
 from twin.spec import EngineSpec, LatencyModel
 from twin.traces import Trace, read_trace
 from twin.traces.trace import Columns, make_trace
@@ -108,7 +110,7 @@ def test_names_are_shared_where_tokens_are(turns: list[tuple[int, str, int, int]
     trace = make_trace("talk", talk.columns(hashed=False), spread="none")
     for later in range(len(turns)):
         for earlier in range(later):
-            found = _common(trace, earlier, later) if trace.firsts is not None else 0
+            found = _common(trace, earlier, later) if trace.talks is not None else 0
             if talk.sessions[earlier] == talk.sessions[later]:
                 assert found == talk.shared(earlier, later)
             else:
@@ -172,6 +174,68 @@ def test_a_replica_finds_what_was_said_before(hashed: bool) -> None:
         assert request.cached_tokens == min(expected, (request.prompt_tokens - 1) // BLOCK * BLOCK)
 
 
+def _replayed(trace: Trace, replay: Replay, scales: tuple[float, float]) -> list[Request]:
+    """Return three times round of *trace*, with prompts and answers that are scaled."""
+    nominal = replay.nominal(None)  # type: ignore[arg-type]
+    load = ServerLoad(
+        server="one",
+        index=0,
+        seed=1,
+        nominal=replace(
+            nominal,
+            in_tokens=nominal.in_tokens * scales[0],
+            out_tokens=nominal.out_tokens * scales[1],
+        ),
+        walk=Walk(kind="plain", alpha=0.0),
+        replay=replay,
+    )
+    until_s = 3 * trace.span_s - 0.5
+    return [
+        one
+        for batch in batches(load, interval_s=60.0, until_s=until_s)
+        for one in batch.requests("one")
+    ]
+
+
+def _long_talks(rng: np.random.Generator) -> Trace:
+    turns = [(talk, "goes on", 400, 300) for talk in rng.integers(4, size=40).tolist()]
+    return make_trace("talk", _Talk(turns).columns(hashed=False), spread="none")
+
+
+@pytest.mark.parametrize("scales", [(0.05, 0.05), (0.1, 1.0), (0.3, 0.3), (1.1, 1.1), (4.0, 0.5)])
+def test_a_scaled_conversation_shares_as_much_of_a_prompt(scales: tuple[float, float]) -> None:
+    """Whole blocks of the scaled text, however short it is: more would be hits of nothing."""
+    trace = _long_talks(np.random.default_rng(5))
+    requests = _replayed(trace, Replay(trace=trace, repeat=False), scales)
+    last: dict[int, int] = {}
+    for row, request in enumerate(requests):
+        talk = int(trace.talks[row])  # type: ignore[index]
+        before, last[talk] = last.get(talk), row
+        if before is None:
+            continue
+        earlier = requests[before]
+        said = scales[0] * (trace.prompt_tokens[before] + trace.output_tokens[before])
+        shared = min(said, earlier.prompt_tokens + earlier.output_tokens, request.prompt_tokens)
+        common = len({*earlier.blocks} & {*request.blocks})
+        # And one more, which says that the answer has names.
+        assert shared // BLOCK - 1 <= common <= shared // BLOCK + 1, (row, shared)
+
+
+@pytest.mark.parametrize("offset", ["none", "random"])
+def test_a_trace_that_is_repeated_has_other_conversations(offset: Any) -> None:
+    """Or whatever is said first would be found in the cache from the second time on."""
+    trace = _long_talks(np.random.default_rng(6))
+    requests = _replayed(trace, Replay(trace=trace, offset=offset), (1.0, 1.0))
+    assert len(requests) == 120
+    ends: dict[int, int] = {}
+    for request in requests:
+        first = request.blocks[0]
+        assert request.prompt_tokens > ends.get(first, 0), "the talk begins anew with its old names"
+        ends[first] = request.prompt_tokens
+    # Those that the offset cut in two are known by their second half, too.
+    assert len(ends) == 12 if offset == "none" else len(ends) > 12
+
+
 HEADS = {
     "own": "arrival_s,input_tokens,output_tokens,session",
     "servegen": "timestamp,input_tokens,output_tokens,Conversation ID",
@@ -196,15 +260,14 @@ def test_a_column_of_conversations_is_read(tmp_path: Path, kind: str, rows: int)
         file.write("\n".join([HEADS[kind], *lines]))
     trace = read_trace(path)
     if rows == 6:  # one turn each
-        assert trace.firsts is None
+        assert trace.talks is None
         return
-    assert trace.firsts is not None
-    assert trace.counts is not None
-    assert trace.counts[2:4].tolist() == [0, 0]
+    assert trace.talks is not None
+    assert trace.talks[2:4].tolist() == [-1, -1]
     # Six seconds later the conversation goes on, without the answer: the prompt grows by six.
-    assert trace.firsts[0] == trace.firsts[6]
-    assert trace.counts[0] == 6
-    assert len({int(trace.firsts[place]) for place in (0, 1, 4, 5)}) == 4
+    assert trace.talks[0] == trace.talks[6]
+    assert list(map(len, trace.blocks_of(np.arange(3)))) == [6, 6, 0]
+    assert len({int(trace.talks[place]) for place in (0, 1, 4, 5)}) == 4
     assert any("2,000 prompts" in note or "1,996 prompts" in note for note in trace.notes)
 
 
@@ -244,7 +307,7 @@ def test_lines_of_json_may_name_a_conversation_as_they_like(tmp_path: Path, name
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, entries)))
     trace = read_trace(path)
-    assert (trace.firsts is None) == (name is None)
+    assert (trace.talks is None) == (name is None)
 
 
 def test_two_who_go_on_with_one_share_its_prompt_once() -> None:

@@ -2,8 +2,8 @@
 prompts begins with the prompt and the answer of the one before.
 
 Names of blocks say so (twin.engine.prefix_cache). Where a trace hashes the blocks of prompts, those
-of a turn name the answer before it; where it tells conversations alone, names are made for them:
-numbers that follow each other, from the first block of a conversation on.
+of a turn name the answer before it; where it tells conversations alone, names are made for them
+(`names_of`): numbers that follow each other, from the first block of a conversation on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Counts = NDArray[np.int32]
 
 BLOCK = 16  # tokens, as engines cache them
+BLOCKS_MAX = 2**32  # names for each conversation, more than any has
 # A trace may call its conversations any of these, however it writes them; of several the first.
 NAMES = ("conversationid", "conversation", "sessionid", "session")
 # What stands where a row is in none.
@@ -64,9 +65,11 @@ def turns_before(sessions: NDArray[np.int64], parents: NDArray[np.int64] | None)
     return before
 
 
-def named(before: Rows, prompts: Counts, outputs: Counts) -> tuple[NDArray[np.int64], Counts]:
-    """Return the name of the first block of each row, and how many it has: numbers that follow each
-    other within a conversation. Of several rows that go on with one the first does.
+def conversations(
+    before: Rows, prompts: Counts, outputs: Counts
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the conversation of each row, told by the row that begins it, and whether its answer
+    is in the next turn. Of several rows that go on with one the first does.
 
     A prompt shorter than the one before begins anew. One that is not as long as prompt and answer
     before leaves the answer out, as thoughts are: only the prompt is its beginning.
@@ -80,27 +83,20 @@ def named(before: Rows, prompts: Counts, outputs: Counts) -> tuple[NDArray[np.in
     # Up to where each conversation began, twice as far each time.
     while (begins[begins] != begins).any():
         begins = begins[begins]
-    counts = wide // BLOCK
-    with_answer = later[wide[later] >= (wide + outputs)[before[later]]]
-    _name_answers(counts, before[with_answer], prompts, outputs)
-    longest = np.zeros(len(before), dtype=np.int64)
-    np.maximum.at(longest, begins, counts)
-    firsts = np.cumsum(longest) - longest
-    return firsts[begins], counts.astype(np.int32)
+    goes_on = np.zeros(len(before), dtype=np.bool_)
+    goes_on[before[later[wide[later] >= (wide + outputs)[before[later]]]]] = True
+    return begins.astype(np.int64), goes_on
 
 
-def named_blocks(prompt: int, output: int, *, goes_on: bool) -> int:
-    """Return how many blocks have names of a turn that the next one *goes_on* with, or does not:
-    those of the prompt, or those that the answer fills too, and one more, as requests tell it.
+def names_of(conversation: int, prompt: int, output: int, *, goes_on: bool) -> range:
+    """Return the names of the blocks of a turn of *conversation* that the next one *goes_on* with,
+    or does not: those of the prompt, or those that the answer fills too, and one more, as requests
+    tell it.
     """
     whole = (prompt + output) // BLOCK
-    return whole + 1 if goes_on and whole > prompt // BLOCK else prompt // BLOCK
-
-
-def _name_answers(counts: NDArray[np.int64], rows: Rows, prompts: Counts, outputs: Counts) -> None:
-    """Count the blocks of *rows* as named_blocks does where a turn goes on."""
-    whole = (prompts[rows].astype(np.int64) + outputs[rows]) // BLOCK
-    counts[rows] = np.where(whole > prompts[rows] // BLOCK, whole + 1, counts[rows])
+    number = whole + 1 if goes_on and whole > prompt // BLOCK else prompt // BLOCK
+    first = conversation * BLOCKS_MAX
+    return range(first, first + number)
 
 
 def answers_hashed(

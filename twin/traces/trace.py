@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from twin.spec import SpecError
-from twin.traces.sessions import BLOCK, answers_hashed, named, turns_before
+from twin.traces.sessions import BLOCK, answers_hashed, conversations, names_of, turns_before
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Tokens = NDArray[np.int64]
 
 Spread = Literal["random", "even", "none"]
 
@@ -41,8 +43,8 @@ class Trace:
     dropped is how many rows were left out because nothing was generated (failed requests). tick_s
     is the resolution of a coarse clock over whose ticks the requests were spread; None for a fine
     one. Where the trace tells the blocks of prompts, request i has blocks[starts[i]:starts[i+1]],
-    of block_tokens tokens each; where it tells conversations alone, counts[i] blocks from
-    firsts[i] on.
+    of block_tokens tokens each; where it tells conversations alone, it is of talks[i] (-1: of
+    none), whose next turn begins with its answer if goes_on[i].
     """
 
     name: str
@@ -55,24 +57,35 @@ class Trace:
     blocks: NDArray[np.int64] | None = None
     starts: NDArray[np.int64] | None = None
     block_tokens: int = 512
-    firsts: NDArray[np.int64] | None = None
-    counts: NDArray[np.int32] | None = None
+    talks: NDArray[np.int64] | None = None
+    goes_on: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
-    def blocks_of(self, chosen: NDArray[np.int64]) -> list[Sequence[int]]:
-        """Return the names of the blocks of each request of *chosen*; of none if the trace tells
-        none.
+    def blocks_of(
+        self, places: NDArray[np.int64], *, sizes: tuple[Tokens, Tokens] | None = None
+    ) -> list[Sequence[int]]:
+        """Return the names of the blocks of the requests at *places*, which go on beyond the last
+        one where the trace is repeated; of none if the trace tells none. *sizes* are the tokens of
+        prompts and answers, if they are others than here.
+
+        Who repeats a trace has the same hashes again, but other conversations.
         """
+        passes, chosen = np.divmod(places, len(self.times_s))
         if self.blocks is not None and self.starts is not None:
             begins, ends = self.starts[chosen].tolist(), self.starts[chosen + 1].tolist()
             return [
                 tuple(self.blocks[begin:end].tolist())
                 for begin, end in zip(begins, ends, strict=True)
             ]
-        if self.firsts is not None and self.counts is not None:
-            firsts, counts = self.firsts[chosen].tolist(), self.counts[chosen].tolist()
+        if self.talks is not None and self.goes_on is not None:
+            prompts, outputs = sizes or (self.prompt_tokens[chosen], self.output_tokens[chosen])
+            talks = self.talks[chosen]
+            columns = (talks + passes * len(self.times_s), prompts, outputs, self.goes_on[chosen])
             return [
-                range(first, first + count) for first, count in zip(firsts, counts, strict=True)
+                names_of(talk, prompt, output, goes_on=goes_on) if known else ()
+                for known, talk, prompt, output, goes_on in zip(
+                    (talks >= 0).tolist(), *(column.tolist() for column in columns), strict=True
+                )
             ]
         return []
 
@@ -106,6 +119,11 @@ class Trace:
         times_s = (self.times_s[order] - self.times_s[first]) % self.span_s
         models = tuple(self.models[i] for i in order) if self.models else ()
         blocks, starts = self.blocks, self.starts
+        talks = self.talks
+        if talks is not None:
+            # What comes after the last one is of the next time round.
+            later = np.where((order < first) & (talks[order] >= 0), len(order), 0)
+            talks = talks[order] + later
         if blocks is not None and starts is not None:
             blocks, counts = _gathered(blocks, np.diff(starts), order)
             starts = _starts(counts)
@@ -117,8 +135,8 @@ class Trace:
             models=models,
             blocks=blocks,
             starts=starts,
-            firsts=None if self.firsts is None else self.firsts[order],
-            counts=None if self.counts is None else self.counts[order],
+            talks=talks,
+            goes_on=None if self.goes_on is None else self.goes_on[order],
         )
 
 
@@ -290,9 +308,9 @@ def _blocks(rows: Columns, before: NDArray[np.intp] | None, *, usual: int) -> di
         return {"blocks": blocks, "starts": _starts(counts), "block_tokens": tokens}
     if before is None or rows.sessions is None or not (before >= 0).any():
         return {}
-    firsts, counts = named(before, prompts, outputs)
-    counts[rows.sessions < 0] = 0  # who is in no conversation names nothing
-    return {"firsts": firsts, "counts": counts, "block_tokens": BLOCK}
+    talks, goes_on = conversations(before, prompts, outputs)
+    talks[rows.sessions < 0] = -1  # who is in no conversation names nothing
+    return {"talks": talks, "goes_on": goes_on, "block_tokens": BLOCK}
 
 
 def _told_of(source: str, before: NDArray[np.intp], prompts: NDArray[np.int32]) -> str:
