@@ -48,8 +48,8 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
 
     Requests (instants, prompts, outputs) arrive. Or, with a SLOT >= 0, the request there is
     submitted to the first replica at NOW_S. Then those to be read go on to before UNTIL_S, and if
-    WHAT says so (columns.READ, columns.LIST), each is read as right before AFTER_S. Or, with
-    instants of scrapes, they are sampled at each of these, as the requests arrive.
+    WHAT says so (columns.READ, columns.LIST), each is read as right before AFTER_S. With instants
+    of scrapes all that is done up to each of these, and sampled.
 
     What comes of it stands in the visit. Return, of the request in SLOT, the code of the
     reason why it was refused, or 0.
@@ -96,20 +96,21 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
     rows = view(ints[at.A_ROWS], sizes[at.N_ROWS])
     draws = view(floats[at.F_DRAWS], sizes[at.N_DRAWS])
     scrapes = sizes[at.N_SCRAPES]
-    if scrapes:
-        scrapes_s = view(floats[at.F_SCRAPES], (2, scrapes))
-        samples = (
-            view(ints[at.A_SAMPLES], (sizes[at.N_VISITS], scrapes, at.SAMPLE_INTS)),
-            view(floats[at.F_SAMPLES], (sizes[at.N_VISITS], scrapes, at.S_KV_USAGE)),
-        )
-        scraped = (last, scratch, totals, totals_s)
-        _sample(s, visits, rows, requests, draws, order, scrapes_s, samples, scraped)
-        return 0
+    scraped = (
+        view(floats[at.F_SCRAPES], (2, scrapes)),
+        view(ints[at.A_SAMPLES], (sizes[at.N_VISITS], scrapes, at.SAMPLE_INTS)),
+        view(floats[at.F_SAMPLES], (sizes[at.N_VISITS], scrapes, at.S_KV_USAGE)),
+        last,
+        totals,
+        totals_s,
+    )
     one = (sizes[at.SLOT], instants[at.NOW_S])
     look = (sizes[at.WHAT], instants[at.AFTER_S], scratch)
-    return _go_round(s, visits, rows, requests, draws, order, one, look, instants[at.UNTIL_S])
+    until_s = instants[at.UNTIL_S]
+    return _go_round(s, visits, rows, requests, draws, order, one, look, scraped, until_s)
 
 
+# One caller of all steps: each further one has them compiled once more.
 @compiled
 def _go_round(
     s: State,
@@ -120,83 +121,67 @@ def _go_round(
     order: Order,
     one: tuple[int, float],
     look: tuple[int, float, Scraped],
+    scraped: tuple[Floats, Any, Any, Scraped, Ints, Floats],
     until_s: float,
 ) -> int:
+    """Visit one server after the other, and sample it at all instants of scrapes (the first row;
+    the second is right after them), if there are any: what it holds stays in the caches.
+    """
     slot, now_s = one
     what, after_s, scratch = look
+    scrapes_s, sampled, sampled_s, last, totals, totals_s = scraped
+    scrapes, counts = scrapes_s.shape[1], scratch[0]
     refused = 0
     for v in range(len(visits)):
         visit = visits[v]
-        if visit[at.V_BEGIN] < visit[at.V_END]:
-            _serve(s, visit, rows, requests, draws, order)
+        first, end, tokens = visit[at.V_BEGIN], visit[at.V_END], _ZERO
+        server = visit[at.V_SERVER]
         read = rows[visit[at.V_READ] : visit[at.V_READ_END]]
-        if slot >= 0:
-            r = read[0]
-            if s.floats[r, at.NEXT_S] < now_s:
-                advance(s, r, now_s)
-            refused = take(s, r, slot, now_s)
-        for r in read:
-            advance(s, r, until_s)
-        if what == at.LIST:
+        for k in range(max(scrapes, 1)):
+            upto = end
+            if scrapes:
+                upto = _arrived(requests[0], visit[at.V_BEGIN], end, scrapes_s[0, k])
+                until_s = after_s = scrapes_s[1, k]
+            if upto > visit[at.V_BEGIN]:
+                visit[at.V_END] = upto
+                _serve(s, visit, rows, requests, draws, order)
+                tokens += visit[at.V_TOKENS]
+            if slot >= 0:
+                r = read[0]
+                if s.floats[r, at.NEXT_S] < now_s:
+                    advance(s, r, now_s)
+                refused = take(s, r, slot, now_s)
+            running = waiting = 0
             for r in read:
-                _list(s, r, after_s)
-        elif what:
-            for r in read:
-                _read(s, r, after_s, scratch)
+                advance(s, r, until_s)
+                if what == at.LIST:
+                    _list(s, r, after_s)
+                elif what:
+                    _read(s, r, after_s, scratch)
+                if scrapes:
+                    _add_growth(r, last, scratch, totals[server], totals_s[server])
+                    running += counts[at.S_RUNNING]
+                    waiting += counts[at.S_WAITING]
+            if scrapes:
+                line = sampled[v, k]
+                line[at.T_CAME], line[at.T_TOKENS] = upto - first, tokens
+                line[at.T_RUNNING], line[at.T_WAITING] = running, waiting
+                for i in range(at.T_CAME):
+                    line[i] = totals[server, i]
+                for i in range(at.S_KV_USAGE):
+                    sampled_s[v, k, i] = totals_s[server, i]
+        visit[at.V_TOKENS] = tokens
     return refused
 
 
 @compiled
-def _sample(
-    s: State,
-    visits: Ints,
-    rows: Ints,
-    requests: Requests,
-    draws: Floats,
-    order: Order,
-    scrapes_s: Floats,
-    samples: tuple[Any, Any],
-    scraped: tuple[Scraped, Scraped, Ints, Floats],
-) -> None:
-    """Sample one server after the other at all instants (the first row of *scrapes_s*; the second
-    is right after them): what it holds stays in the caches.
+def _arrived(arrivals_s: Floats, begin: int, end: int, until_s: float) -> int:
+    """Return the place after the last that has come by *until_s*, of those from *begin* to before
+    *end*.
     """
-    last, scratch, totals, totals_s = scraped
-    sampled, sampled_s = samples
-    arrivals_s, counts = requests[0], scratch[0]
-    for v in range(len(visits)):
-        visit = visits[v]
-        end, tokens = visit[at.V_END], _ZERO
-        first = visit[at.V_BEGIN]
-        server = visit[at.V_SERVER]
-        read = rows[visit[at.V_READ] : visit[at.V_READ_END]]
-        for k in range(scrapes_s.shape[1]):
-            begin = upto = visit[at.V_BEGIN]
-            while upto < end and arrivals_s[upto] <= scrapes_s[0, k]:
-                upto += 1
-            if upto > begin:
-                visit[at.V_END] = upto
-                _serve(s, visit, rows, requests, draws, order)
-                tokens += visit[at.V_TOKENS]
-                visit[at.V_BEGIN] = upto
-                visit[at.V_NUMBER] += upto - begin
-                if visit[at.V_HOW] == at.RANDOM:
-                    visit[at.V_DRAWS] += upto - begin
-            after_s = scrapes_s[1, k]
-            line = sampled[v, k]
-            line[at.T_RUNNING] = line[at.T_WAITING] = 0
-            for r in read:
-                advance(s, r, after_s)
-                _read(s, r, after_s, scratch)
-                _add_growth(r, last, scratch, totals[server], totals_s[server])
-                line[at.T_RUNNING] += counts[at.S_RUNNING]
-                line[at.T_WAITING] += counts[at.S_WAITING]
-            line[at.T_CAME], line[at.T_TOKENS] = upto - first, tokens
-            for i in range(at.T_CAME):
-                line[i] = totals[server, i]
-            for i in range(at.S_KV_USAGE):
-                sampled_s[v, k, i] = totals_s[server, i]
-        visit[at.V_TOKENS] = tokens
+    while begin < end and arrivals_s[begin] <= until_s:
+        begin += 1
+    return begin
 
 
 @compiled
@@ -264,6 +249,11 @@ def _serve(
             _put(least, place, s.ints[r, at.OUTSTANDING])
             _put(due, place, floats[r, at.NEXT_S])
     visit[at.V_TURN], visit[at.V_TOKENS] = turn, tokens
+    # What comes later goes on here.
+    visit[at.V_BEGIN] = end
+    visit[at.V_NUMBER] += end - begin
+    if how == at.RANDOM:
+        visit[at.V_DRAWS] += end - begin
 
 
 @compiled

@@ -328,6 +328,7 @@ class ReplicaTable:
             rows,
             requests=requests,
             draws=draws,
+            look=(at.READ, 0.0),
             scrapes=(instants.buffer_info()[0], _address(lines), _address(sums_s), count),
         )
         turns = told[_TURN::_VISIT_INTS].tolist()
