@@ -11,10 +11,10 @@ from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import SimDriver
 from loop.policies.slo import SloPolicy
-from loop.policies.slo.demand import Memories
+from loop.policies.slo.demand import Memories, Memory
 from loop.spec import SystemData
-from loop.testing.fakes import ManualClock
-from loop.types import Decision, Snapshot
+from loop.testing.fakes import ManualClock, server_view, system
+from loop.types import Decision, Load, Snapshot
 from tests.loop.sim_worlds import sim_world
 
 
@@ -82,3 +82,18 @@ def test_what_is_remembered_is_what_would_be_found_anew(
     assert sum(policy.quiet) > quiet, "of half of what was asked nothing was new"
     decided = policy.decided
     assert sum(one is other for one, other in pairwise(decided)) > stood, "decisions stood"
+
+
+def test_what_was_decided_does_not_stand_for_a_time_before() -> None:
+    """A clock that is set back: replicas that come still, of the last move, would be taken away."""
+    data, slo = replace(system(), servers={}), SloPolicy(tick_s=1.0)
+    load = Load(rate_rpm=300.0, in_tokens=512.0, out_tokens=128.0)
+    view = server_view(load=load, wanted=4, ready=3, starting=1, start_up_s=40.0)
+    state: Memories = {"s1": Memory(moved_s=1000.0)}
+    found = []
+    for now_s in (1040.0, 1071.0, 1102.0, 1121.0, 1122.0, 1123.0, 1115.0):
+        snapshot = Snapshot(now_s=now_s, servers={"s1": view}, window_s=60.0)
+        decision, state = slo.decide(snapshot, data, state)
+        found.append(decision)
+    assert found[-2] is found[-3], "it stood"
+    assert [each.targets["s1"].replicas for each in found[-3:]] == [1, 1, 4]

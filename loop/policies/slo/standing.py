@@ -42,11 +42,11 @@ class _Decided(NamedTuple):
 
     def holds(self, case: Case) -> bool:
         """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
-        the same views, or nothing is and the views are only older.
+        the same views, or nothing is and the views are only older. Of a time before nobody knows.
         """
         last, now, then = self.case, case.snapshot, self.case.snapshot
         return (
-            now.now_s < self.until_s
+            then.now_s <= now.now_s < self.until_s
             and case.data is last.data
             and list(now.servers) == list(then.servers)
             and now.window_s == then.window_s
