@@ -227,6 +227,7 @@ def asked_past(
         step_s=step_s,
         progress=progress,
         alike=same.stems,
+        speed=asked.speed,
     )
     source = f"Prometheus, {date_text(end_s - period.last_s)} to {date_text(end_s)} by {step_s:g} s"
     if asked.speed != 1.0:

@@ -109,14 +109,18 @@ class Track:
 
 
 def tracks_of(
-    series: Sequence[Series], *, names: Names = NAMES, engines: Collection[str] = ()
+    series: Sequence[Series],
+    *,
+    names: Names = NAMES,
+    engines: Collection[str] = (),
+    speed: float = 1.0,
 ) -> list[Track]:
     """Return the tracks of the processes of one pod, copies counted once. *engines* are containers
-    that are known to run one each.
+    that are known to run one each. Of a twin *speed* seconds pass in one of the samples.
     """
     tracks = []
     for process in processes_of(series, names=names, engines=engines):
-        answered = by_turns(process)
+        answered = by_turns(process, speed=speed)
         of_port = (_track(one, by_turns=len(answered) > 1) for one in answered)
         tracks += [track for track in of_port if track is not None]
     return tracks

@@ -38,7 +38,7 @@ UNSEEN_INSIDE, UNSEEN_INSIDE_FALLS = 256.0, 4.0
 SPEED_FACTOR, TOKEN_S_MIN = 2.0, 0.002
 
 
-def by_turns(port: Process) -> list[Process]:
+def by_turns(port: Process, *, speed: float = 1.0) -> list[Process]:
     """Return the processes that have answered by turns at *port*, which is read as one: it alone,
     but for workers behind one port of which each counts for itself.
 
@@ -46,16 +46,17 @@ def by_turns(port: Process) -> list[Process]:
     later are again where they had been before: no process that begins anew counts on from there. A
     worker that was met once is taken to do as much as another. If what it seems to have done in
     between is more than any engine does, nobody knows whom which page was of, and all have been met
-    once. Pages that all say the same birth are of one.
+    once. Pages that all say the same birth are of one. Of a twin *speed* seconds pass in one of the
+    scrapes.
     """
     process = _without_repeat(_with_lone_dips_mended(port))
     if _of_one_birth(process):
         return [_in_order(process)]
     chains = _by_birth(process)
     if chains is None:
-        chains = _by_counts(process)
+        chains = _by_counts(process, speed=speed)
         falls = len(chains) > 1 or _falls(process)
-        if any(_beyond_an_engine(process, of, falls=falls) for of in chains):
+        if any(_beyond_an_engine(process, of, falls=falls, speed=speed) for of in chains):
             chains = [[time_s] for time_s in process.times_s]
     if len(chains) < 2:
         return [process]
@@ -205,7 +206,9 @@ def _by_birth(process: Process) -> list[list[float]] | None:
     return None if order == sorted(order) else list(of.values())
 
 
-def _beyond_an_engine(process: Process, times_s: Sequence[float], *, falls: bool) -> bool:
+def _beyond_an_engine(
+    process: Process, times_s: Sequence[float], *, falls: bool, speed: float
+) -> bool:
     """Tell whether between two of *times_s* more tokens were generated than an engine with the
     requests that were met in it can generate.
     """
@@ -237,7 +240,7 @@ def _beyond_an_engine(process: Process, times_s: Sequence[float], *, falls: bool
     for before_s, now_s in pairwise(times_s):
         shown = [(column[at[before_s]], column[at[now_s]]) for column in columns]
         more = sum(now - before for before, now in shown if before is not None and now is not None)
-        if more > most_tps * (now_s - before_s):
+        if more > most_tps * speed * (now_s - before_s):
             return True
     return False
 
@@ -260,7 +263,7 @@ def _values(process: Process, quantity: str) -> list[float]:
     return [sum(filter(None, (column[k] for column in shown))) for k in range(len(process.times_s))]
 
 
-def _by_counts(process: Process) -> list[list[float]]:
+def _by_counts(process: Process, *, speed: float) -> list[list[float]]:
     """Return the scrapes of each process by what its counters show, all as one if these can be of
     one.
     """
@@ -280,7 +283,7 @@ def _by_counts(process: Process) -> list[list[float]]:
         for name in TELL_OF_REQUESTS
         for points in process.by_quantity.get(name, {}).values()
     ]
-    most_rps = BORN_RPS + BORN_FACTOR * _slowest_rps(requests, times_s)
+    most_rps = BORN_RPS * speed + BORN_FACTOR * _slowest_rps(requests, times_s)
     chains: list[list[int]] = []
     turns, jumps = 0, False
     for k, now in enumerate(shown):

@@ -1434,6 +1434,15 @@ def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: b
     assert found.warnings[0].startswith("several processes answer by turns at one port, and it is")
 
 
+def test_an_engine_of_a_sped_twin_is_one() -> None:
+    """It generates in a second of Prometheus what no engine of ours does: each of its scrapes was
+    taken for another engine, and 58 rpm were imported for 127.
+    """
+    series = series_of(steady(rps=400.0))
+    assert len(tracks_of(series)) > 1
+    assert len(tracks_of(series, speed=15.0)) == 1
+
+
 def test_workers_are_told_apart_by_when_they_began() -> None:
     """By their counters two of them may be one."""
     found = told_of({"a": worker_pages("EBEFBE", births=True)}, pod("a"))

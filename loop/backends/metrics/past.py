@@ -95,11 +95,13 @@ def read_past(
     step_s: float,
     progress: Callable[[float], None],
     alike: Mapping[str, Mapping[str, str]] = NOBODY,
+    speed: float = 1.0,
 ) -> Past:
     """Return the past of *servers* from *start_s* to *end_s* [Unix time] by steps of *step_s*.
 
     A piece that is too much for one answer is halved; *progress* is told the share that is done.
-    *alike* says by namespace which pod templates are one engine.
+    *alike* says by namespace which pod templates are one engine. Of a twin *speed* seconds pass in
+    one of Prometheus.
     """
     steps = int((end_s - start_s) / step_s + 1e-6)
     assert steps >= 1, f"expected at least one step, got {start_s} to {end_s} by {step_s}"
@@ -143,7 +145,7 @@ def read_past(
             continue
         failures = 0
         for server, pods in share(series, servers, known=known).items():
-            found[server].add(pods, names=source.table, first_s=first_s)
+            found[server].add(pods, names=source.table, first_s=first_s, speed=speed)
         progress(end / steps)
     return Past(
         start_s=start_s,
@@ -165,13 +167,20 @@ class _OfServer:
     pods: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
 
-    def add(self, pods: Mapping[str, Sequence[Series]], *, names: Names, first_s: float) -> None:
+    def add(
+        self,
+        pods: Mapping[str, Sequence[Series]],
+        *,
+        names: Names,
+        first_s: float,
+        speed: float,
+    ) -> None:
         """Take in the series of its *pods*, of which what came after *first_s* is new."""
         tracks = {}
         for pod, series in pods.items():
             self.pods.add(pod)
             self.models |= model_names(one.labels for one in series)
-            tracks[pod] = tracks_of(series, names=names)
+            tracks[pod] = tracks_of(series, names=names, speed=speed)
             self.whole.add(tracks[pod], first_s=first_s)
         self.engine.add(tracks, first_s=first_s)
 

@@ -254,7 +254,9 @@ class PodMetrics:
                 Series(*of, _of_window(points, begin_s) if telling else points)
                 for of, points in self._samples[key].items()
             ]
-            tracks[key[1]] = tracks_of(series, names=self._names, engines=server.engines)
+            tracks[key[1]] = tracks_of(
+                series, names=self._names, engines=server.engines, speed=self._window.speed
+            )
             models |= model_names(one.labels for one in series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])

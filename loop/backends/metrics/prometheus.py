@@ -151,7 +151,12 @@ class Prometheus:
             known = next(tracks) if isinstance(of, Rows) else None
             if known is None:
                 cut = of if begin_s is None else within(of, begin_s=begin_s)
-                known = tracks_of(cut, names=self._settings.names, engines=one.engines)
+                known = tracks_of(
+                    cut,
+                    names=self._settings.names,
+                    engines=one.engines,
+                    speed=self._settings.window.speed,
+                )
             found[one.name][pod] = known
         return found
 
