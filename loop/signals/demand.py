@@ -32,7 +32,9 @@ CONTRADICTION_SHARE, CONTRADICTION_MIN = 1.25, 5.0
 ENDED_INTERVALS = 2.5
 # Ends that may be explained by serving since readiness, over what the slope explains: more says
 # that the pod was served before it was (last) ready.
-BEGUN_S_MAX = 1800.0  # a pod that becomes ready later than that has been ready before
+# A pod that becomes ready later than that has been ready before, and one that took far longer than
+# those beside it may have been: then its counters are of longer.
+BEGUN_S_MAX, BEGUN_LATE_S = 1800.0, 180.0
 DATES_S = 2.0  # dates of objects are of whole seconds, and of clocks of their own
 BEGUN_RPS_MAX = 100.0  # an engine that has ended more since it is ready had begun before
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
@@ -368,19 +370,25 @@ def _begun(
 
     None if no other pod has served all the time: it may all have been waiting for them.
     """
-    since_s = {pod.name: pod.since_s for pod in serving}
-    if not any(since_s[name] <= begin_s for name in telling if name in since_s):
+    before = [pod for pod in serving if pod.name in telling and pod.since_s <= begin_s]
+    if not before:
         return {}
+    usual_s = BEGUN_LATE_S + EXPLAINED_FACTOR * min(map(_start_up_s, before))
     return {
         pod.name: sum(track.at_first for track in of_pod)
         for pod in serving
         # What has been there for longer may have served, and failed a probe for a moment.
-        if pod.since_s > begin_s - DATES_S and pod.since_s - pod.created_s < BEGUN_S_MAX
+        if pod.since_s > begin_s - DATES_S
+        if pod.since_s - pod.created_s < BEGUN_S_MAX and _start_up_s(pod) < usual_s
         for of_pod in [heard.get(pod.name, ())]
         if of_pod and all(track.counts and len(track.times_s) == 1 for track in of_pod)
         for ready_s in [max(0.0, max(track.times_s[0] for track in of_pod) - pod.since_s)]
         if sum(track.ended_at_first for track in of_pod) <= EXPLAINED_MIN + BEGUN_RPS_MAX * ready_s
     }
+
+
+def _start_up_s(pod: ScrapedPod) -> float:
+    return pod.since_s - (pod.created_s if pod.started_s is None else pod.started_s)
 
 
 def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float) -> float:

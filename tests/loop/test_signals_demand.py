@@ -1292,6 +1292,15 @@ def test_what_a_new_pod_has_had_at_the_first_look_came_to_it() -> None:
     assert rate_rpm(seen(samples, pod("a"), *back)) < 100.0
 
 
+def test_what_a_pod_did_before_it_failed_a_probe_did_not_come_now() -> None:
+    """Unlike a pod that begins it had been there for far longer than the one beside it had taken:
+    1563 rpm were read for 78.
+    """
+    samples = {"a": steady(rps=1.0), "b": [sample(NOW_S - 1.0, success=1500.0, running=3.0)]}
+    back = pod("b", since_s=NOW_S - 18.0, created_s=NOW_S - 1200.0)
+    assert rate_rpm(seen(samples, pod("a"), back)) == pytest.approx(78.0)
+
+
 @pytest.mark.parametrize("crowd", [1, 4])
 def test_a_birth_that_is_told_a_second_apart_is_one(crowd: int) -> None:
     """Go programs reckon it at each scrape from the start of the machine, which moves by a second
