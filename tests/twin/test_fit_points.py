@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from twin.fit.exposure import rough_model
 from twin.fit.fitting import FAMILIES, alternating, first_of_the_best, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
@@ -85,6 +86,21 @@ def test_an_open_loop_is_as_the_closed_form_of_the_constants() -> None:
     each = MODEL.beta_ms + MODEL.gamma_ms * 250.5
     iteration_ms = MODEL.alpha_ms / (1.0 - 0.005 * (MODEL.beta_ms * 200 + each * 100))
     assert seen.itl_s * 1e3 == pytest.approx(iteration_ms, rel=0.03)
+
+
+@pytest.mark.parametrize("rates_rps", [(0.5, 1, 2, 3, 4), (1, 2, 4, 8, 16, 32, 128, 512)])
+def test_a_search_begins_near_where_prompts_of_one_length_say(rates_rps: Sequence[float]) -> None:
+    """Their decodes alone do not tell computing from reading: beta was a fifth of what it is, and
+    less than a fiftieth where most points are beyond what the server can do.
+    """
+    points = [
+        OperatingPoint(rate_rps=rate, input_tokens=2000, output_tokens=200) for rate in rates_rps
+    ]
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    found = rough_model(_rows(points, list(map(at, points))), limits=limits)
+    assert found.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.1)
+    assert found.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.3)
+    assert MODEL.gamma_ms / 4.0 < found.gamma_ms < MODEL.gamma_ms * 2.0
 
 
 def test_prompts_that_come_again_are_not_computed_again() -> None:

@@ -16,6 +16,8 @@ Vector = npt.NDArray[np.float64]
 
 # What a coefficient makes of a decode at least, before anything is searched.
 ROUGH_SHARE = 0.05
+# Of a table, prompts that hardly wait: their TTFT for a token is at most so many times the least.
+AT_ONCE = 1.5
 # Requests whose time is looked at for the scale; every request counts as what runs beside them.
 SAMPLE = 500
 
@@ -33,10 +35,16 @@ def ceilings_ms(rows: RequestRows, *, limits: ReplicaLimits) -> Vector:
 
 
 def rough_model(rows: RequestRows, *, limits: ReplicaLimits) -> LatencyModel:
-    """Return a latency model that explains decodes by who ran when, without a simulation: good
-    enough to begin a search at.
+    """Return a latency model that explains decodes by who ran when, and of a table the prompts that
+    hardly waited, without a simulation: good enough to begin a search at.
     """
     shares = shares_of_time(rows, limits=limits)
+    if rows.points:
+        # Decodes of one shape of requests do not tell computing from reading, prompts do.
+        exposure, ttft_ms = _prefills(rows, token_budget=limits.token_budget)
+        each_ms = ttft_ms / rows.input_tokens
+        at_once = each_ms <= AT_ONCE * each_ms.min()
+        shares = np.concatenate([shares, (exposure / ttft_ms[:, None])[at_once]])
     found, _ = nnls(shares, np.ones(len(shares)))
     # What comes out as nothing is hard to tell, and may be something: a search from 0 stays there.
     alpha_ms, beta_ms, gamma_ms = np.maximum(found, ROUGH_SHARE / shares.mean(axis=0)).tolist()
@@ -45,7 +53,7 @@ def rough_model(rows: RequestRows, *, limits: ReplicaLimits) -> LatencyModel:
 
 def shares_of_time(rows: RequestRows, *, limits: ReplicaLimits) -> Vector:
     """Return by row which part of its time a ms of alpha, beta and gamma makes."""
-    exposure, time_ms = _steady(rows) if rows.points else _decodes(rows)
+    exposure, time_ms = _steady(rows, limits.max_batch) if rows.points else _decodes(rows)
     # A step of several tokens is launched, and reads the KV cache, once.
     exposure = exposure / np.array([limits.tokens_per_step, 1.0, limits.tokens_per_step])
     if not len(time_ms):
@@ -79,8 +87,10 @@ def _decodes(rows: RequestRows) -> tuple[Vector, Vector]:
     return np.stack([iterations, tokens, kv_tokens], axis=1), span_s[mine] * 1e3
 
 
-def _steady(rows: RequestRows) -> tuple[Vector, Vector]:
-    """The same of operating points: what runs at once follows from the load, by Little's law."""
+def _steady(rows: RequestRows, max_batch: int) -> tuple[Vector, Vector]:
+    """The same of operating points: what runs at once follows from the load, by Little's law, but
+    what waits beyond *max_batch*.
+    """
     span_s, gaps = rows.last_token_s - rows.first_token_s, rows.output_tokens - 1.0
     several = gaps > 0
     batch = np.array(
@@ -89,7 +99,7 @@ def _steady(rows: RequestRows) -> tuple[Vector, Vector]:
             for point, e2e_s in zip(rows.points, rows.e2e_s.tolist(), strict=True)
         ]
     )
-    batch = np.maximum(batch, 1.0)
+    batch = np.clip(batch, 1.0, max_batch)
     # A decode token of each, and the prompt of whoever takes the place of one that ends.
     prompts = rows.input_tokens * (1.0 - np.array([each.prefix_share for each in rows.points]))
     tokens = batch * (1.0 + prompts / np.maximum(rows.output_tokens, 1))
