@@ -310,6 +310,23 @@ def test_lines_of_json_may_name_a_conversation_as_they_like(tmp_path: Path, name
     assert (trace.talks is None) == (name is None)
 
 
+@pytest.mark.parametrize(("names", "sigma"), [(1, 1.0), (40, 1.0), (40, 0.0)])
+def test_prompts_that_grow_by_chance_alone_are_no_conversation(names: int, sigma: float) -> None:
+    """A column of users, or of the run: 28 % of the tokens of such prompts were found in a cache,
+    and all of prompts of one length.
+    """
+    rng = np.random.default_rng(7)
+    columns = Columns(
+        times_s=np.arange(1000.0),
+        prompt_tokens=rng.lognormal(6.5, sigma, 1000).astype(np.int32) + 1,
+        output_tokens=rng.integers(20, 200, 1000).astype(np.int32),
+        sessions=np.arange(1000) % names,
+    )
+    trace = make_trace("users", columns, spread="none")
+    assert trace.talks is None
+    assert "as by chance: they are taken to share nothing" in trace.notes[-1]
+
+
 def test_two_who_go_on_with_one_share_its_prompt_once() -> None:
     """A branch would give two prompts the same names for other tokens."""
     columns = Columns(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 BLOCK = 16  # tokens, as engines cache them
 BLOCKS_MAX = 2**32  # names for each conversation, more than any has
+# Of so many prompts that follow another of their conversation more than this share are longer, or
+# they are none: a half is by chance, where the column names users or runs.
+FOLLOWING_MIN, GROWING_MIN = 100, 0.6
 # A trace may call its conversations any of these, however it writes them; of several the first.
 NAMES = ("conversationid", "conversation", "sessionid", "session")
 # What stands where a row is in none.
@@ -63,6 +66,13 @@ def turns_before(sessions: NDArray[np.int64], parents: NDArray[np.int64] | None)
     earlier = order[places] < np.arange(len(sessions))
     before[found & earlier] = order[places][found & earlier]
     return before
+
+
+def prompts_grow(before: Rows, prompts: Counts) -> bool:
+    """Tell whether prompts grow from one turn to the next as those of conversations do."""
+    later = np.flatnonzero(before >= 0)
+    longer = float((prompts[later] > prompts[before[later]]).mean())
+    return len(later) < FOLLOWING_MIN or longer > GROWING_MIN
 
 
 def conversations(

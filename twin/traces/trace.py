@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from twin.spec import SpecError
-from twin.traces.sessions import BLOCK, answers_hashed, conversations, names_of, turns_before
+from twin.traces.sessions import (
+    BLOCK,
+    answers_hashed,
+    conversations,
+    names_of,
+    prompts_grow,
+    turns_before,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -231,7 +238,11 @@ def make_trace(
     notes += [told for told in [_unlikely(trace, guessed)] if told]
     before = None if rows.sessions is None else turns_before(rows.sessions, rows.parents)
     if before is not None and (before >= 0).any():
-        notes.append(_told_of(source, before, rows.prompt_tokens))
+        # Hashes show by themselves who begins alike.
+        known = rows.blocks is not None and len(rows.blocks) > 0
+        grow = known or prompts_grow(before, rows.prompt_tokens)
+        notes.append(_told_of(source, before, rows.prompt_tokens, grow=grow))
+        before = before if grow else None
     blocks = _blocks(rows, before, usual=block_tokens)
     return replace(trace, notes=tuple(notes), **blocks)
 
@@ -313,14 +324,19 @@ def _blocks(rows: Columns, before: NDArray[np.intp] | None, *, usual: int) -> di
     return {"talks": talks, "goes_on": goes_on, "block_tokens": BLOCK}
 
 
-def _told_of(source: str, before: NDArray[np.intp], prompts: NDArray[np.int32]) -> str:
+def _told_of(
+    source: str, before: NDArray[np.intp], prompts: NDArray[np.int32], *, grow: bool
+) -> str:
     """Return a note of how many prompts are taken to go on from one before."""
     later = np.flatnonzero(before >= 0)
-    grown = int((prompts[later] >= prompts[before[later]]).sum())
     told = (
-        f"trace {source}: of {len(later):,} prompts that follow another one of their conversation "
-        f"{grown:,} are as long or longer, and begin with it"
+        f"trace {source}: of {len(later):,} prompts that follow another one of their conversation"
     )
+    if not grow:
+        longer = int((prompts[later] > prompts[before[later]]).sum())
+        return f"{told} only {longer:,} are longer, as by chance: they are taken to share nothing"
+    grown = int((prompts[later] >= prompts[before[later]]).sum())
+    told = f"{told} {grown:,} are as long or longer, and begin with it"
     return told if grown == len(later) else f"{told}; the others share nothing"
 
 
