@@ -627,6 +627,10 @@ def test_series_that_name_their_pod_otherwise_are_told() -> None:
             answering({"message": "invalid API key"}, status=403),
             "HTTP 403: Forbidden: invalid API key",
         ),
+        (
+            answering({"error": {"code": 403, "message": "no right to read"}}, status=403),
+            "HTTP 403: Forbidden: no right to read",
+        ),
         (moved, "HTTP 302: Found: it sends us to https://login/: give that address?"),
         (answering(b"<html>"), "expected JSON, found '<html>'"),
         (answering(b"[" * 200_000), "expected JSON, found '[[["),

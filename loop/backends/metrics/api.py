@@ -281,7 +281,8 @@ SAID_MAX = 200  # of a plain text
 
 def _said(body: bytes) -> str:
     """Return what the *body* of a refusal says in words: Prometheus and those who speak as it does
-    in two fields, gateways before them in one, or in plain text; "" if it is a page for a browser.
+    in two fields, gateways before them in one (those of clouds in an object), or in plain text; ""
+    if it is a page for a browser.
     """
     try:
         told = json.loads(body)
@@ -290,7 +291,9 @@ def _said(body: bytes) -> str:
         return text if text.isprintable() and text[:1] not in ("<", "{", "[") else ""
     if not isinstance(told, dict):
         return ""
-    kind, error = told.get("errorType"), told.get("error", told.get("message"))
+    kind, error = told.get("errorType"), told.get("error") or told.get("message")
+    if isinstance(error, dict):
+        error = error.get("message")
     if not isinstance(error, str):
         return ""
     return f"{kind}: {error}" if isinstance(kind, str) else error
