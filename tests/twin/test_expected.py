@@ -4,19 +4,24 @@ bit.
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import numpy as np
 import pytest
+import simpy
 
 from tests.parts import first
 from tests.twin.fuzz_worlds import played
 from tests.twin.odd_worlds import played_oddly
 from twin.engine.port import Engine
 from twin.engine.replica import Replica
-from twin.request import Request
+from twin.kernel import SCRAPE, at
+from twin.request import Request, RequestBatch
+from twin.serving.cluster import Cluster
 from twin.serving.routers.least_outstanding import ORDER_REPLICAS, LeastOutstanding
-from twin.spec import LatencyModel
+from twin.spec import LatencyModel, Pool, Server
+from twin.testing.worlds import spec_of
 
 
 @pytest.mark.parametrize("seed", first(4, range(12)))
@@ -33,6 +38,25 @@ def test_samples_that_are_taken_later_are_those_of_their_instants(seed: int) -> 
     is submitted each is taken when its scrape is.
     """
     assert played_oddly(seed) == played_oddly(seed, expected=False)
+
+
+def test_what_is_told_right_after_a_scrape_is_not_in_its_sample() -> None:
+    """Though it arrives at that instant, and the sample is taken later."""
+    env = simpy.Environment()
+    server = Server(name="s", model="s", pool=Pool(accelerator="A", replicas=1, max_batch=8))
+    slow = LatencyModel(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0)
+    spec = spec_of(server, capacity={"A": 1}, latency_model=slow)
+    cluster = Cluster(env, spec, seed=np.random.SeedSequence(1))
+    scraped_s = spec.world.scrape_interval_s
+    batch = RequestBatch(
+        times_s=np.array([scraped_s, scraped_s + 1.0]),
+        prompt_tokens=np.array([10, 10]),
+        output_tokens=np.array([100, 100]),
+    )
+    env.run(until=scraped_s)
+    at(env, scraped_s, priority=SCRAPE, action=partial(cluster.expect, "s", batch))
+    env.run(until=2.5 * scraped_s)
+    assert [one.running for one in cluster.snapshot().servers["s"].gauges] == [0, 2]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -114,7 +114,7 @@ class Cluster:
         servers do not influence each other. So nothing happens at these instants: a server takes
         what has come when the next event concerns it, all at once.
         """
-        self._deployment(server).gateway.expect(requests)
+        self._deployment(server).expect(requests)
 
     def watch(self, server: str, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request of *server* and the instant at which its client has the

@@ -21,7 +21,7 @@ from twin.engine.port import Engine, OnFinish, make_engine
 from twin.engine.replica import Replica
 from twin.engine.telemetry import Scraped
 from twin.kernel import BOUNDARY, CONTROL, Call, at
-from twin.request import Request, RequestLog
+from twin.request import Request, RequestBatch, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
 from twin.serving.metrics import Arrivals, Growth, ServerSeries, TableTotals, scraped_of
@@ -104,6 +104,12 @@ class Deployment:
             if model == self.server.model
         )
         return next(filter(None, map(unfit, engines)), "")
+
+    def expect(self, requests: RequestBatch) -> None:
+        """Let *requests* arrive at their instants; none of them was there at a scrape before."""
+        if self.scrapes and requests.times_s[0] <= self.scrapes[-1]:
+            self.catch_up()
+        self.gateway.expect(requests)
 
     def watch(self, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request from now on and the instant at which its client has the
