@@ -398,6 +398,26 @@ def test_what_an_actuator_of_the_loop_did_is_not_taken_for_somebody_elses_doing(
         assert "4 x H100, batch 64 was asked for, found 1 x H100" in warning
 
 
+def test_two_controllers_that_both_act_are_told() -> None:
+    """Each took what the other wanted for its own, and pods came and went without a word. Who
+    shares a Lease and stands by meanwhile has no reason to complain.
+    """
+    leads = True
+    with kube_world(manifest()) as world, kube_again(world, may_act=lambda: leads) as other:
+        for backend, replicas in ((world.backend, 3), (other, 4)):
+            assert backend.observe().warnings == ()
+            backend.apply([ask(replicas=replicas)])
+        (line,) = world.backend.observe().warnings
+        assert line.startswith("s1: another controller asked for it, too, after this one")
+        assert world.backend.observe().warnings == ()
+        assert other.observe().warnings == ()
+        leads = False
+        world.backend.apply([ask(replicas=2)])
+        assert other.observe().warnings == ()
+        leads = True
+        assert other.observe().warnings == ()
+
+
 def test_what_was_done_while_no_controller_ran_is_told_by_the_next_one() -> None:
     """The Deployment itself remembers what it was asked for."""
     with kube_world(manifest()) as world:

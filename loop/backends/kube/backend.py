@@ -637,6 +637,11 @@ class KubeBackend:
                 if asked_before(before) is not None:
                     status = before.annotations[STATUS]
                     self._rivals.changed(name, by="someone else", now_s=now_s, status=status)
+            if self._writer.overwritten(name, one):
+                told.append(
+                    f"{name}: another controller asked for it, too, after this one: end one of "
+                    "them, or give both the same --lease"
+                )
             expected = self._writer.expected(name, one)
             line = foreign_change(one, expected)
             if line and expected is not None and not self._settings.scaled_by_others:

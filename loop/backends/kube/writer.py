@@ -88,6 +88,8 @@ class Writer:
         # namespaces.
         self._writable: dict[str, str] = {}
         self._took: dict[str, str] = {}
+        # Of which Deployment, and with which note, this process wrote last.
+        self._wrote: dict[str, tuple[str, str]] = {}
 
     def look(
         self,
@@ -123,6 +125,20 @@ class Writer:
         if told is not None and before.annotations.get(STATUS) != now.annotations.get(STATUS):
             return told
         return self._asked.get(name)
+
+    def overwritten(self, name: str, now: Deployment) -> bool:
+        """Tell, once for each time, whether another controller has written its note over the one
+        of this process. Of two that share a Lease that is as it should be.
+        """
+        if name not in self._wrote:
+            return False
+        uid, wrote = self._wrote[name]
+        found = now.annotations.get(STATUS, "")
+        ours = uid == now.uid and self._may_act()
+        if ours and found in ("", wrote):
+            return False
+        del self._wrote[name]
+        return ours
 
     def made_anew(self, name: str, now: Deployment) -> Deployment | None:
         """Return the Deployment that was before in the place of *now*, if that is another one."""
@@ -264,6 +280,7 @@ class Writer:
             self._tell(now, change, date)
             made = _as_seen(read_deployment(answer), seen)
             self._read_back(made, change)
+            self._wrote[change.server] = made.uid, made.annotations.get(STATUS, "")
             return made
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
 
