@@ -146,6 +146,26 @@ def test_a_jump_is_followed_at_once_and_forgotten_as_a_surprise() -> None:
     assert found[-1].at(0.9) < 1300.0
 
 
+@pytest.mark.parametrize("share", [0.03, 0.3, 0.7])
+def test_a_fall_is_no_reason_to_plan_for_more(share: float) -> None:
+    """A load that fell to a fortieth got twice the replicas that it had had: to filters its fall
+    was a burst, and to a history of errors the rise before it.
+    """
+    counted = seen(600.0 * np.repeat([0.12, 1.0, share], [8, 30, 20]))
+    for step, found in enumerate(followed(counted, quantile=0.98)[40:], 41):
+        assert found.at(0.98) <= counted[:step].max()
+
+
+def test_a_load_that_went_up_and_down_once_is_not_waited_for() -> None:
+    """What it does next is told by what it does now: the errors of its only step planned for four
+    fifths of it for half an hour.
+    """
+    found = followed(seen(600.0 * np.repeat([0.12, 1.0, 0.03], [8, 30, 40])), quantile=0.98)
+    assert found[40].at(0.98) > 300.0
+    assert {one.method for one in found[50:]} == {"filters"}
+    assert all(one.at(0.98) < 60.0 for one in found[65:])
+
+
 @pytest.mark.costly
 def test_bursts_are_told_from_a_load_that_moves() -> None:
     """What comes and goes within minutes comes again; a step, a rise and a walk are none."""

@@ -40,6 +40,11 @@ PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its re
 # WILD.
 HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
 WILD_FROM, WILD = 0.05, 0.3
+# A load that is below so much of the highest that was seen may go back to that, but no higher.
+FALLEN = 0.75
+# A load returns if it has gone so often from above its mean to below it, or back, by so many
+# standard deviations at least.
+CROSSINGS, WELL = 4, 0.5
 RETURNS_FROM = 40  # samples that tell where an unsure load goes back to; with fewer, it stays
 
 # A season is a lag at which the history repeats itself: by this correlation, seen this often.
@@ -232,14 +237,14 @@ def forecast(
 def _forecast(
     history: History, seen: filters.Ahead, ahead: int, quantile: float
 ) -> tuple[Forecast, History]:
+    values = np.array(history.rates.values)
     by_filters = Forecast(
-        futures=seen.futures,
+        futures=_no_higher_by_a_fall(seen.futures, values),
         method="filters",
         now=seen.now,
         bursts=seen.bursts,
         wild=seen.wild,
     )
-    values = np.array(history.rates.values)
     last_s = history.rates.next_s - STEP_S
     history = replace(
         history,
@@ -247,6 +252,16 @@ def _forecast(
         returning=history.returning.with_sample(_returning(values, ahead), now_s=last_s),
     )
     return _better(by_filters, history, values, ahead=ahead, quantile=quantile), history
+
+
+def _no_higher_by_a_fall(futures: Floats, values: Floats) -> Floats:
+    """Return *futures*, no higher than the highest of *values* if the last one is FALLEN from it.
+
+    To filters a fall is as good a reason for a rise: their chance has no side. But all that it tells
+    is that the load may come back.
+    """
+    highest = values.max()
+    return np.minimum(futures, highest) if values[-1] <= FALLEN * highest else futures
 
 
 def _better(
@@ -263,7 +278,8 @@ def _better(
         later - planned[len(planned) - ahead - count : len(planned) - ahead], quantile
     )
     past = _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM)
-    if by_filters.unsure > 0.0 and len(history.returning.values) == len(values):
+    told = len(history.returning.values) == len(values)
+    if told and by_filters.unsure > 0.0 and _returns(values):
         past["returning"] = np.array(history.returning.values)
     best = by_filters
     for name, made in past.items():
@@ -274,8 +290,18 @@ def _better(
             least = loss
             counting = poisson_noise(by_filters.now, history.window_s) ** 2
             futures = float(made[-1]) + _without_counting(errors, counting=counting)
-            best = replace(by_filters, futures=np.maximum(futures, 0.0), method=name)
+            futures = _no_higher_by_a_fall(np.maximum(futures, 0.0), values)
+            best = replace(by_filters, futures=futures, method=name)
     return best
+
+
+def _returns(values: Floats) -> bool:
+    """Tell whether *values* go from well above their mean to well below it, and back, again and
+    again: of a load that has moved once, nobody knows that it will come back.
+    """
+    around, well = values - values.mean(), WELL * values.std()
+    sides = np.sign(around[np.abs(around) > well])
+    return int(np.count_nonzero(sides[1:] != sides[:-1])) >= CROSSINGS
 
 
 def _without_counting(errors: Floats, *, counting: float) -> Floats:
