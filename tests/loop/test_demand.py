@@ -97,6 +97,17 @@ def test_a_demand_stays_for_down_s() -> None:
     assert gone[12] < held[12]
 
 
+def test_what_was_asked_for_before_keeps_what_is_there_and_gets_no_more() -> None:
+    """Where GPUs were short it was asked for in vain. They are free once the load has gone."""
+    busy, quiet = (
+        server_view(wanted=6, load=replace(LOAD, rate_rpm=rate_rpm)) for rate_rpm in (1200.0, 60.0)
+    )
+    horizon = replace(HORIZON, down_s=600.0)
+    rates = [found.load.rate_rpm for found in follow(*[busy] * 10, *[quiet] * 12, horizon=horizon)]
+    assert rates[9] > 1200.0
+    assert rates[16:] == pytest.approx([600.0] * 6)
+
+
 def test_an_unsure_demand_stays_though_the_load_has_gone() -> None:
     """It goes up and down at random: what was there a moment ago may be there in another."""
     rng = np.random.default_rng(6)

@@ -146,7 +146,7 @@ def test_a_jump_is_followed_at_once_and_forgotten_as_a_surprise() -> None:
     assert found[-1].at(0.9) < 1300.0
 
 
-@pytest.mark.parametrize("share", [0.03, 0.3, 0.7])
+@pytest.mark.parametrize("share", [0.03, 0.3, 0.55])
 def test_a_fall_is_no_reason_to_plan_for_more(share: float) -> None:
     """A load that fell to a fortieth got twice the replicas that it had had: to filters its fall
     was a burst, and to a history of errors the rise before it.

@@ -164,7 +164,7 @@ def demanded(
     """Return what each server that is *asked* for is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
-    highest of the last down_s; no less than the present pods serve now, or than a load that has
+    highest of the last down_s as far as the present pods can take that; no less than the present pods serve now, or than a load that has
     jumped is; and what waits, drained in drain_s.
     """
     found, after = {}, _foresee(memories, asked)
@@ -209,6 +209,9 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - held_s(memory, horizon)))
+    if memory.replica_rpm > 0.0:
+        # What was asked for before keeps what is there. To get more, it has to be asked for now.
+        held_rpm = max(asked_rpm, min(held_rpm, view.wanted * memory.replica_rpm))
     # Pods that are there serve the present load; others would come too late for it.
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)

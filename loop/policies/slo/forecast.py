@@ -41,7 +41,7 @@ PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its re
 HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
 WILD_FROM, WILD = 0.05, 0.3
 # A load that is below so much of the highest that was seen may go back to that, but no higher.
-FALLEN = 0.75
+FALLEN = 0.6
 # A load returns if it has gone so often from above its mean to below it, or back, by so many
 # standard deviations at least.
 CROSSINGS, WELL = 4, 0.5
@@ -260,8 +260,11 @@ def _no_higher_by_a_fall(futures: Floats, values: Floats) -> Floats:
     To filters a fall is as good a reason for a rise: their chance has no side. But all that it tells
     is that the load may come back.
     """
-    highest = values.max()
-    return np.minimum(futures, highest) if values[-1] <= FALLEN * highest else futures
+    return np.minimum(futures, values.max()) if _fallen(values) else futures
+
+
+def _fallen(values: Floats) -> bool:
+    return bool(values[-1] <= FALLEN * values.max())
 
 
 def _better(
@@ -278,8 +281,8 @@ def _better(
         later - planned[len(planned) - ahead - count : len(planned) - ahead], quantile
     )
     past = _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM)
-    told = len(history.returning.values) == len(values)
-    if told and by_filters.unsure > 0.0 and _returns(values):
+    told = len(history.returning.values) == len(values) and by_filters.unsure > 0.0
+    if told and (not _fallen(values) or _returns(values)):
         past["returning"] = np.array(history.returning.values)
     best = by_filters
     for name, made in past.items():
