@@ -164,8 +164,8 @@ def demanded(
     """Return what each server that is *asked* for is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
-    highest of the last down_s as far as the present pods can take that; no less than the present pods serve now, or than a load that has
-    jumped is; and what waits, drained in drain_s.
+    highest of the last down_s as far as the present pods can take that; no less than these serve
+    now, or than a load that has jumped is; and what waits, drained in drain_s.
     """
     found, after = {}, _foresee(memories, asked)
     for name, one in asked.items():

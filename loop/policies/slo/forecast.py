@@ -257,8 +257,8 @@ def _forecast(
 def _no_higher_by_a_fall(futures: Floats, values: Floats) -> Floats:
     """Return *futures*, no higher than the highest of *values* if the last one is FALLEN from it.
 
-    To filters a fall is as good a reason for a rise: their chance has no side. But all that it tells
-    is that the load may come back.
+    To filters a fall is as good a reason for a rise: their chance has no side. But all that it
+    tells is that the load may come back.
     """
     return np.minimum(futures, values.max()) if _fallen(values) else futures
 
