@@ -251,7 +251,7 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         if any(header.count(column) != 1 for column in form.columns):
             return None
         return _fast_csv(path, form, first)
-    except (ValueError, TypeError, KeyError, OverflowError, csv.Error, *UNREADABLE):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, csv.Error, *UNREADABLE):
         # Which line it is, and what is wrong with it, is the exact way's to say.
         return None
 
