@@ -317,7 +317,7 @@ def test_what_one_server_is_refused_at_the_actuator_is_no_failure() -> None:
     """Three such cycles in a row made controller and actuator unready that looked after all the
     others.
     """
-    busy = Load(rate_rpm=1500.0, in_tokens=512.0, out_tokens=256.0)
+    busy = Load(rate_rpm=2100.0, in_tokens=512.0, out_tokens=256.0)
     behind = RefusingBackend([server_view(name, load=busy) for name in ("s1", "s2")])
     with serving_world(behind) as services:
         loop = Controller(
