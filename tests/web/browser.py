@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,3 +63,15 @@ def opened(
         yield page, problems
     finally:
         page.close()
+
+
+def until(page: Page, expression: str, arg: object = None) -> None:
+    """Wait until *expression* (of JavaScript; a function gets *arg*) is true on *page*.
+
+    It is asked from here again and again. Playwright's own wait evaluates text within the page, and
+    where it must look twice the content security policy of our pages refuses that.
+    """
+    end_s = time.monotonic() + TIMEOUT_MS / 1000.0
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < end_s, f"never true: {expression}"
+        page.wait_for_timeout(20.0)

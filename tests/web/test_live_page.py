@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from inferno.web.live import History, Stream, WithPage
 from loop.services.serving import Service, listen
-from tests.web.browser import opened
+from tests.web.browser import opened, until
 from tests.web.test_report import line as report_line
 from tests.web.test_report import row as report_row
 
@@ -86,9 +86,10 @@ def test_a_history_is_bounded_in_time_in_cycles_and_in_servers() -> None:
 
 def told(page: Page, selector: str, text: str) -> None:
     """Wait until *selector* says *text*."""
-    page.wait_for_function(
+    until(
+        page,
         "([one, text]) => document.querySelector(one)?.textContent.includes(text)",
-        arg=[selector, text],
+        [selector, text],
     )
 
 
@@ -99,9 +100,10 @@ def latest(page: Page) -> str:
 
 def goes_on(page: Page) -> None:
     """Wait until another cycle is shown."""
-    page.wait_for_function(
+    until(
+        page,
         "(before) => document.querySelector('#latest .caption').textContent !== before",
-        arg=latest(page),
+        latest(page),
     )
 
 
@@ -116,7 +118,7 @@ def fits(page: Page) -> None:
     before = page.evaluate(f"{first}.left")
     page.focus("#latest .scrolled")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => document.querySelector('#latest .scrolled').scrollLeft > 0")
+    until(page, "() => document.querySelector('#latest .scrolled').scrollLeft > 0")
     assert page.evaluate(f"{first}.left") == before
     rows = "[...document.querySelectorAll('#latest tr')].map((one) => one.offsetHeight)"
     assert max(page.evaluate(rows)) <= 80
@@ -255,9 +257,10 @@ def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path
         page.keyboard.press("Enter")
         told(page, "#faults", "lostNode")
         told(page, "#nodes", "NotReady")
-        page.wait_for_function(
+        until(
+            page,
             "() => [...document.querySelectorAll('#latest tr')].map((one) => [...one.children])"
-            ".some(([name, rate]) => name.textContent === 'vllm-001' && rate.textContent > 90)"
+            ".some(([name, rate]) => name.textContent === 'vllm-001' && rate.textContent > 90)",
         )
         if os.environ.get("UPDATE_SNAPSHOTS"):
             take(page, "live-twin", f"inferno {TWIN}")

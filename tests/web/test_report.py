@@ -29,7 +29,7 @@ from inferno.web.page import page
 from inferno.web.report import Report, report_of, report_page, write_report
 from inferno.web.thinning import POINTS_MAX, thinned
 from inferno.web.timeline import Fleet, Timeline, as_json, plain
-from tests.web.browser import opened
+from tests.web.browser import opened, until
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def test_axes_are_labelled_where_figures_are_near_each_other(
     report = Report(title="axes", made_with="a test", timelines=[], sections=[section])
     (tmp_path / "page.html").write_text(report_page(report))
     with opened(browser, (tmp_path / "page.html").as_uri(), width=360) as (shown, problems):
-        shown.wait_for_function("document.querySelectorAll('.main-svg .ytick').length > 4")
+        until(shown, "document.querySelectorAll('.main-svg .ytick').length > 4")
         plots = shown.locator(".js-plotly-plot")
         assert plots.first.locator(".xtick text").all_text_contents() == ["30", "40", "50"]
         shares = plots.last.locator(".ytick text").all_text_contents()
@@ -410,7 +410,7 @@ def test_a_report_needs_nothing_and_shows_everything(
         shown.evaluate("document.querySelector('.figure').scrollIntoView()")
         shown.evaluate("window.dispatchEvent(new Event('afterprint'))")
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
-        shown.wait_for_function("() => document.querySelector('.main-svg').clientWidth > 680")
+        until(shown, "() => document.querySelector('.main-svg').clientWidth > 680")
         assert shown.evaluate("performance.getEntriesByType('resource').length") == 0
         # Nor does it offer to send anything anywhere.
         titles = "[...document.querySelectorAll('.modebar-btn')].map((one) => one.dataset.title)"
