@@ -28,8 +28,8 @@ SUMS = [
     for last in ((), ("export",))
 ]
 SPLIT = [
-    ("namespaced", "openshift", "token", "split", "split-namespaced"),
-    ("prometheus-operator", "split"),
+    ("namespaced", "openshift", "token", "split"),
+    ("prometheus-operator", "split", "split-everywhere"),
 ]
 READING = {"get", "list"}
 PORTS = {"collector": 3301, "actuator": 3303}
@@ -125,13 +125,16 @@ def together(chosen: Sequence[str], folder: Path) -> Objects:
 def test_collector_and_actuator_can_have_accounts_of_their_own(
     chosen: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """With what the components before made of their containers; nothing has the rights of both."""
+    """With what the components before made of their containers; nothing has the rights of both, and
+    rights in the whole cluster have to be asked for.
+    """
     found = together(chosen, tmp_path / "split")
     check(found)
     assert [one["name"] for one in pod_of(found)["containers"]] == ["controller", "optimizer"]
     assert "api-access" not in {volume["name"] for volume in pod_of(found)["volumes"]}
-    kind = "Role" if "namespaced" in chosen else "ClusterRole"
-    spaces = {"infer"} if "namespaced" in chosen else {None}
+    everywhere = "split-everywhere" in chosen
+    kind = "ClusterRole" if everywhere else "Role"
+    spaces = {None} if everywhere else {"infer"}
     for name in ("collector", "actuator"):
         one, own = container(found, name), f"inferno-{name}"
         assert one["ports"] == [{"name": "http", "containerPort": PORTS[name]}]

@@ -38,6 +38,7 @@ BEGUN_S_MAX, BEGUN_LATE_S = 1800.0, 180.0
 DATES_S = 2.0  # dates of objects are of whole seconds, and of clocks of their own
 BEGUN_RPS_MAX = 100.0  # an engine that has ended more since it is ready had begun before
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
+MODELS_TOLD = 4
 GAUGES_SHOWN = ("running", "waiting", "kv_usage")  # of a pod
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
 TOKENS_PER_STEP_MIN = 1.1
@@ -95,7 +96,8 @@ class Figures:
     age_s: of the newest sample. at_first: requests that young processes had when they were scraped
     first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
     cache. preemptions: how many requests lost their place in the KV cache within the window.
-    model_names: what its engines call the models that they serve. percentiles_ms are those of
+    model_names: what its engines call the models that they serve; further_models: what others in
+    its pods serve, of which nothing counts here. percentiles_ms are those of
     histograms, by latency ("ttft", …) and percentile ("p95"), percentiles_age_s how old their
     newest sample is.
     """
@@ -114,6 +116,7 @@ class Figures:
     cache_hit_share: float | None = None
     preemptions: int | None = None
     model_names: frozenset[str] = frozenset()
+    further_models: frozenset[str] = frozenset()
     percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     percentiles_age_s: float | None = None
     warnings: tuple[str, ...] = ()
@@ -128,30 +131,25 @@ def figures(
     gone: Mapping[str, tuple[float, float]] | None = None,
     own_looks: bool = False,
     served: frozenset[str] = frozenset(),
+    further: frozenset[str] = frozenset(),
 ) -> Figures:
     """Return the figures of *server* from the tracks of its pods by name, those of pods that are
-    gone included. *served* are the names of the models that its engines serve.
+    gone included. *served* are the names of the models that its engines serve, *further* those that
+    others in its pods serve.
 
     *gone* tells of pods that have gone the time of their last sample, and when they are thought to
     have gone after it. *own_looks*: each sample is a look of the loop itself.
     """
+    if further and not any(tracks.values()):
+        return Figures(
+            pods={pod.name: NOT_HEARD for pod in server.pods if pod.phase == "ready"},
+            measured=True,
+            further_models=further,
+            warnings=(_nobodys(server, further),),
+        )
     alive = {pod.name for pod in server.pods}
-    heard: dict[str, list[Track]] = {}
-    good: dict[str, list[Track]] = {}
-    newest_s = None
-    for name, of_pod in tracks.items():
-        for track in of_pod:
-            last_s = track.times_s[-1]
-            newest_s = last_s if newest_s is None else max(newest_s, last_s)
-        fresh = [
-            track
-            for track in of_pod
-            if name not in alive or track.times_s[-1] >= now_s - settings.stale_s
-        ]
-        if fresh:
-            heard[name] = fresh
-        if any(track.alive_s >= settings.heard_s_min for track in fresh):
-            good[name] = [track for track in fresh if track.alive_s > 0.0]
+    heard, good = _heard(tracks, alive, now_s=now_s, settings=settings)
+    newest_s = max((one.times_s[-1] for of in tracks.values() for one in of), default=None)
     seen = Figures(
         pods={
             name: _gauges(of_pod, now_s=now_s) for name, of_pod in heard.items() if name in alive
@@ -159,6 +157,7 @@ def figures(
         measured=newest_s is not None,
         age_s=None if newest_s is None else max(0.0, now_s - newest_s),
         model_names=served,
+        further_models=further,
     )
     serving = [
         pod for pod in server.pods if pod.phase == "ready" or (pod.name in good and _serves(pod))
@@ -189,6 +188,38 @@ def figures(
         settings=settings,
         now_s=now_s,
     )
+
+
+def _heard(
+    tracks: Mapping[str, Sequence[Track]],
+    alive: Collection[str],
+    *,
+    now_s: float,
+    settings: WindowSettings,
+) -> tuple[dict[str, list[Track]], dict[str, list[Track]]]:
+    """Return the tracks by pod that report, or that pods have left which are not *alive*; and those
+    of them whose rate is known.
+    """
+    heard: dict[str, list[Track]] = {}
+    good: dict[str, list[Track]] = {}
+    for name, of_pod in tracks.items():
+        fresh = [
+            track
+            for track in of_pod
+            if name not in alive or track.times_s[-1] >= now_s - settings.stale_s
+        ]
+        if fresh:
+            heard[name] = fresh
+        if any(track.alive_s >= settings.heard_s_min for track in fresh):
+            good[name] = [track for track in fresh if track.alive_s > 0.0]
+    return heard, good
+
+
+def _nobodys(server: ScrapedServer, further: Collection[str]) -> str:
+    """Return that of the engines in the pods of *server* none is known to serve its model."""
+    found = ", ".join(sorted(further)[:MODELS_TOLD])
+    own = ", ".join(sorted(server.models)[:MODELS_TOLD]) or "one of the data"
+    return f"its pods serve {found}: expected exactly one that is its model, {own}: held"
 
 
 def _serves(pod: ScrapedPod) -> bool:

@@ -36,7 +36,8 @@ class ScrapedPod:
 class ScrapedServer:
     """A server and its pods. workload is the name that its pods' names begin with.
 
-    engines: the containers that ask for GPUs; containers: those of its pods by their ports.
+    engines: the containers that ask for GPUs; containers: those of its pods by their ports; models:
+    its model, or those that it may be where none is told.
     reduced_s: when the loop last took replicas away [s of the run], if it has. released: pods that
     are named as its own are and are so no more.
     """
@@ -47,6 +48,7 @@ class ScrapedServer:
     pods: tuple[ScrapedPod, ...] = ()
     engines: frozenset[str] = frozenset()
     containers: Mapping[int, str] = field(default_factory=dict)
+    models: frozenset[str] = frozenset()
     reduced_s: float | None = None
     released: frozenset[str] = frozenset()
 

@@ -57,6 +57,7 @@ EXPORTED_JOB, EXPORTED_INSTANCE = f"exported_{JOB}", f"exported_{INSTANCE}"
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
 APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
 MODEL_NAME = "model_name"
+MODEL_NAMES = (MODEL_NAME, f"exported_{MODEL_NAME}")
 _PORT = re.compile(r":\d+$")
 # Samples of one page are of one scrape if their times differ by no more, or by no more than a part
 # of the time from one sample of a series to its next.
@@ -81,7 +82,7 @@ def model_names(labels: Iterable[Labels]) -> frozenset[str]:
         value
         for of_one in distinct.values()
         for label, value in of_one
-        if label == MODEL_NAME and value
+        if label in MODEL_NAMES and value
     )
 
 

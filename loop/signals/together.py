@@ -24,6 +24,7 @@ from loop.signals.processes import (
     Points,
     Series,
     has_parts,
+    model_names,
     told_apart,
 )
 from loop.signals.series import (
@@ -61,6 +62,11 @@ class PodNames:
     def labels(self) -> tuple[Labels, ...]:
         """Return the labels of the series, each once."""
         return tuple(dict.fromkeys(name.labels for name in self.names))
+
+    @cached_property
+    def models(self) -> frozenset[str]:
+        """Return what the engines of the pod call the models that they serve."""
+        return model_names(self.labels)
 
 
 class Samples:
@@ -129,6 +135,11 @@ class Rows(Sequence[Series]):
 def labels_of(pod: Sequence[Series]) -> Iterable[Labels]:
     """Return the labels of the series of one pod, or of all that differ."""
     return pod.labels if isinstance(pod, Rows) else (one.labels for one in pod)
+
+
+def models_of(pod: Sequence[Series]) -> frozenset[str]:
+    """Return what the engines of one pod call the models that they serve."""
+    return pod.called.models if isinstance(pod, Rows) else model_names(labels_of(pod))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

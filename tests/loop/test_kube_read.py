@@ -10,12 +10,12 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.gpus import engine_containers
 from loop.backends.kube.read import (
     Servers,
-    matched_model,
     read_deployment,
     read_pod,
     read_servers,
 )
 from loop.backends.kube.scheduling import selects
+from loop.signals.models import matched_model
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 

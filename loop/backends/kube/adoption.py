@@ -13,8 +13,9 @@ from loop.backends.kube.arguments import BATCH_ARGUMENTS, batch_of
 from loop.backends.kube.checkup import data_finding
 from loop.backends.kube.nodes import read_node
 from loop.backends.kube.patches import gpu_text
-from loop.backends.kube.read import Deployment, Pod, assign, matched_model
+from loop.backends.kube.read import Deployment, Pod, assign
 from loop.errors import SpecError
+from loop.signals.models import matched_model
 from loop.spec import gpus_per_replica
 
 if TYPE_CHECKING:

@@ -52,7 +52,6 @@ from loop.backends.kube.read import (
     Server,
     Servers,
     left_alone_notes,
-    matched_model,
     read_servers,
     scraped,
 )
@@ -64,12 +63,13 @@ from loop.backends.kube.rivals import (
     rival_notes,
 )
 from loop.backends.kube.settings import KubeSettings
-from loop.backends.kube.views import Sight, engines_notes, server_view, unseen_notes
+from loop.backends.kube.views import Sight, engines_notes, models_notes, server_view, unseen_notes
 from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.pods import PodMetrics
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
 from loop.replacing import replace
+from loop.signals.models import matched_model
 from loop.signals.survey import survey
 from loop.types import Change, Missing, ServerView, Snapshot, Why
 from twin.datafile import did_you_mean
@@ -378,6 +378,7 @@ class KubeBackend:
 
     def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
         reduced_s = self._writer.reduced_s
+        known = {model for model, _ in self._settings.gpus}
         loose: dict[str, list[Pod]] = defaultdict(list)  # of no Deployment, by namespace
         for pod in servers.unowned:
             if not pod.owner:
@@ -388,6 +389,7 @@ class KubeBackend:
                     one,
                     reduced_s=reduced_s.get(name),
                     unowned=loose.get(one.deployment.namespace, ()),
+                    known=known,
                 )
                 for name, one in servers.by_name.items()
             ],
@@ -546,6 +548,7 @@ class KubeBackend:
     ) -> tuple[str, ...]:
         """Return what is so and is to be told once."""
         counts, types = self._settings.gpus, self._settings.types
+        figures = {name: one.figures for name, one in sights.items() if one.figures}
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
         told += [batch_note(one.deployment) for one in servers.by_name.values()]
         told += [
@@ -571,7 +574,8 @@ class KubeBackend:
             *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
             *(budget_note(name, one) for name, one in budgets.items()),
             *self._others,
-            *engines_notes({name: one.figures for name, one in sights.items() if one.figures}),
+            *engines_notes(figures),
+            *models_notes(figures),
             *unseen_notes(servers.by_name.values(), sights),
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "

@@ -19,12 +19,12 @@ from loop.backends.kube.read import (
     Server,
     Servers,
     left_alone_notes,
-    matched_model,
     read_servers,
     scraped,
 )
 from loop.backends.kube.rivals import read_autoscalers, rival_notes
 from loop.backends.metrics.source import Shown, ShowsNames
+from loop.signals.models import matched_model
 from loop.signals.survey import survey
 from loop.spec import gpus_per_replica
 from twin.datafile import did_you_mean

@@ -508,26 +508,16 @@ def _label(obj: object) -> str:
     return "/".join(str(part)[: names.FOUND_MAX] for part in parts if part) or "without a name"
 
 
-def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
-    """Return which model an engine serves that calls what it serves *names_told* (adapters have
-    names of their own): one of those *known* to the data, by its name or by the part behind its
-    organisation. "" if that is not one model.
-    """
-    if not known:
-        return next(iter(names_told)) if len(names_told) == 1 else ""
-    found = {told for told in names_told if told in known}
-    if not found:
-        short = {told.rpartition("/")[2].lower() for told in names_told}
-        found = {model for model in known if model.rpartition("/")[2].lower() in short}
-    return found.pop() if len(found) == 1 else ""
-
-
 def scraped(
-    server: Server, *, reduced_s: float | None = None, unowned: Iterable[Pod] = ()
+    server: Server,
+    *,
+    reduced_s: float | None = None,
+    unowned: Iterable[Pod] = (),
+    known: Collection[str] = (),
 ) -> ScrapedServer:
     """Return *server* as a source of metrics is told of it, of which the loop took replicas away at
     *reduced_s*. *unowned* are pods of nobody, of which some may be named as those of *server*: who
-    looks into what a pod does takes its labels away.
+    looks into what a pod does takes its labels away. *known* are the models of the data.
     """
     one = server.deployment
     namespace = one.namespace
@@ -541,6 +531,7 @@ def scraped(
             pod.name for pod in unowned if pod.namespace == namespace and owns(one.name, pod.name)
         ),
         engines=_engines(containers),
+        models=frozenset({one.model} if one.model else known),
         containers={
             port["containerPort"]: str(container.get("name") or "")
             for container in containers

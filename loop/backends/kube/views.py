@@ -9,13 +9,12 @@ from typing import Any
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment, Pod, Server, batch_in_force
-from loop.signals.demand import GAUGES_SHOWN, Figures, Gauges
+from loop.signals.demand import GAUGES_SHOWN, MODELS_TOLD, Figures, Gauges
 from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
 LEAVING = Why(kind="paused", text="it is being deleted")
-MODELS_TOLD = 4
 COMMAND = ("command", "args", "env", "name")
 PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 
@@ -128,12 +127,15 @@ def _serves(pod: Pod, gauges: Gauges) -> bool:
 
 def _bounds(one: Deployment, sight: Sight, *, least: int) -> tuple[int, int | None]:
     """Return the bounds of a server: as annotated; else its last replica stays where zero could not
-    be left again, and none of the *least* that people want is taken away.
+    be left again, none of the *least* that people want is taken away, and none at all that serves
+    further models, for which nobody plans.
     """
     if one.problem:
         return one.wanted, one.wanted
     low, high = one.bounds.replicas_min, one.bounds.replicas_max
     if low is None:
+        if sight.figures is not None and sight.figures.further_models:
+            least = one.wanted
         low = min(max(least, int(sight.blind_at_zero)), one.wanted)
         low = low if high is None else min(low, high)
     return low, high
@@ -192,24 +194,28 @@ def _started_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def engines_notes(figures: Mapping[str, Figures]) -> list[str]:
     """Return a line for each server whose pods have several engines: whether the data of its model
-    are of one of them or of all, no metric tells; and of several models they cannot be.
+    are of one of them or of all, no metric tells.
     """
     most = {
         name: max((pod.engines for pod in one.pods.values()), default=0)
         for name, one in figures.items()
     }
-    served = {name: sorted(one.model_names) for name, one in figures.items()}
     return [
         f"{name}: its pods have {count} engines: their load is added up, and a replica is planned "
-        "for as one engine of the data: "
-        + (
-            f"but they serve {len(served[name])} models ({', '.join(served[name][:MODELS_TOLD])}): "
-            "give each a Deployment of its own"
-            if len(served[name]) > 1
-            else "these should be of a whole pod"
-        )
+        "for as one engine of the data: these should be of a whole pod"
         for name, count in most.items()
         if count > 1
+    ]
+
+
+def models_notes(figures: Mapping[str, Figures]) -> list[str]:
+    """Return a line for each server in whose pods further engines serve other models."""
+    return [
+        f"{name}: its pods serve further models ({', '.join(told[:MODELS_TOLD])}): their requests "
+        "do not count here, and no replica is taken away, since nobody plans for them: give each a "
+        f"Deployment of its own, or say by {names.REPLICAS_MIN} how few are enough"
+        for name, one in figures.items()
+        if one.model_names and (told := sorted(one.further_models))
     ]
 
 

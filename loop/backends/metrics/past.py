@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,10 +11,12 @@ from loop.backends.metrics.answers import share
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.history import History, empty_history
+from loop.signals.models import OwnEngines
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer, template_of
-from loop.signals.processes import Series, model_names
+from loop.signals.processes import Series
 from loop.signals.series import Track, tracks_of
+from loop.signals.together import models_of
 
 PIECE_STEPS = 360  # of one question; Prometheus answers 11,000 at most
 PIECE_STEPS_MIN = 15
@@ -106,13 +109,8 @@ def read_past(
     steps = int((end_s - start_s) / step_s + 1e-6)
     assert steps >= 1, f"expected at least one step, got {start_s} to {end_s} by {step_s}"
 
-    def nothing() -> History:
-        return empty_history(start_s=start_s, step_s=step_s, steps=steps)
-
-    found = {
-        one.name: _OfServer(whole=nothing(), engine=_of_template(one, alike, history=nothing()))
-        for one in servers
-    }
+    nothing = empty_history(start_s=start_s, step_s=step_s, steps=steps)
+    found = {one.name: _of_server(one, source.table, alike, nothing=nothing) for one in servers}
     known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
     namespaces = sorted({one.namespace for one in servers})
     problems: list[str] = []
@@ -154,14 +152,24 @@ def read_past(
         engines={name: of.engine for name, of in found.items()},
         pods={name: frozenset(of.pods) for name, of in found.items()},
         model_names={name: frozenset(of.models) for name, of in found.items() if of.models},
-        problems=tuple(problems),
+        problems=(*problems, *_further_lines(found)),
     )
+
+
+def _further_lines(found: Mapping[str, _OfServer]) -> list[str]:
+    return [
+        f"{name}: its pods serve further models, which do not count: {', '.join(further)}"
+        for name, of in found.items()
+        if (further := sorted(of.own.further(name)))
+    ]
 
 
 @dataclass(slots=True, kw_only=True)
 class _OfServer:
     """What is found of one server, piece by piece."""
 
+    server: ScrapedServer
+    own: OwnEngines
     whole: History
     engine: OfTemplate
     pods: set[str] = field(default_factory=set)
@@ -169,7 +177,7 @@ class _OfServer:
 
     def add(
         self,
-        pods: Mapping[str, Sequence[Series]],
+        pods: dict[str, Sequence[Series]],
         *,
         names: Names,
         first_s: float,
@@ -177,12 +185,27 @@ class _OfServer:
     ) -> None:
         """Take in the series of its *pods*, of which what came after *first_s* is new."""
         tracks = {}
-        for pod, series in pods.items():
+        for pod, series in self.own.of(self.server, pods).items():
             self.pods.add(pod)
-            self.models |= model_names(one.labels for one in series)
+            self.models |= models_of(series)
             tracks[pod] = tracks_of(series, names=names, speed=speed)
             self.whole.add(tracks[pod], first_s=first_s)
         self.engine.add(tracks, first_s=first_s)
+
+
+def _of_server(
+    server: ScrapedServer,
+    names: Names,
+    alike: Mapping[str, Mapping[str, str]],
+    *,
+    nothing: History,
+) -> _OfServer:
+    return _OfServer(
+        server=server,
+        own=OwnEngines(names),
+        whole=deepcopy(nothing),
+        engine=_of_template(server, alike, history=deepcopy(nothing)),
+    )
 
 
 def _of_template(

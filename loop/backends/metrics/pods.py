@@ -22,13 +22,14 @@ from loop.backends.fetch import MOVED, NOTHING_KEPT, Bounds, FetchError, fetch
 from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
-from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
+from loop.signals.models import OwnEngines
 from loop.signals.names import NAMES, START_TIME, Names, called
 from loop.signals.pods import ScrapedPod, ScrapedServer
-from loop.signals.processes import CONTAINER, Labels, Series, model_names
+from loop.signals.processes import CONTAINER, Labels, Series
 from loop.signals.series import tracks_of
 from loop.signals.survey import RELATED
+from loop.signals.together import models_of
 
 PodKey = tuple[str, str]  # namespace, name
 
@@ -162,6 +163,7 @@ class PodMetrics:
         self._histograms = PodHistograms(names, window_s=self._window.window_s)
         self._left_s: dict[PodKey, float] = {}
         self._server: dict[PodKey, str] = {}
+        self._own = OwnEngines(names)
 
     def close(self) -> None:
         """End what still runs."""
@@ -245,27 +247,39 @@ class PodMetrics:
             return error
 
     def _figures(self, server: ScrapedServer, keys: Sequence[PodKey], *, now_s: float) -> Figures:
-        gone, tracks, models = {}, {}, set[str]()
+        gone, told = {}, dict[str, Sequence[Series]]()
         # Where all pods were replaced since the last look, what those before did is all there is.
         telling = any(key not in self._left_s and self._twice(key) for key in keys)
         begin_s = now_s - self._window.window_s
         for key in keys:
-            series = [
+            told[key[1]] = [
                 Series(*of, _of_window(points, begin_s) if telling else points)
                 for of, points in self._samples[key].items()
             ]
-            tracks[key[1]] = tracks_of(
-                series, names=self._names, engines=server.engines, speed=self._window.speed
-            )
-            models |= model_names(one.labels for one in series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
+        own, further = self._own.of(server, told), self._own.further(server.name)
+        tracks = {
+            pod: tracks_of(
+                series, names=self._names, engines=server.engines, speed=self._window.speed
+            )
+            for pod, series in own.items()
+        }
         found = figures(
-            server, tracks, now_s=now_s, settings=self._window, gone=gone, own_looks=True
+            server,
+            tracks,
+            now_s=now_s,
+            settings=self._window,
+            gone=gone,
+            own_looks=True,
+            served=frozenset[str]().union(*map(models_of, own.values())),
+            further=further,
         )
+        if further:
+            return found  # nobody tells of which engine the buckets of a page are
         grown = self._histograms.grown(set(keys), fresh_s=now_s - self._window.stale_s)
         return with_percentiles(
-            replace(found, model_names=frozenset(models)),
+            found,
             {key[1]: of for key, (of, _) in grown.items()},
             tracks,
             age_s=now_s - max((at_s for _, at_s in grown.values()), default=now_s),

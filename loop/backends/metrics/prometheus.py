@@ -34,12 +34,13 @@ from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
+from loop.signals.models import OwnEngines
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
-from loop.signals.processes import Series, model_names
+from loop.signals.processes import Series
 from loop.signals.series import Track, tracks_of
 from loop.signals.survey import RELATED
-from loop.signals.together import Crowd, Rows, labels_of
+from loop.signals.together import Crowd, Rows, models_of
 
 # For percentiles no cycle waits longer: it can do without them.
 PERCENTILES_S = 2.0
@@ -71,6 +72,7 @@ class Prometheus:
         self._api = Api(settings, wall_s=wall_s, transport=transport)
         self._reader, self._far_reader = Reader(settings), Reader(settings)
         self._crowd = Crowd(settings.names)
+        self._own = OwnEngines(settings.names)
         self._owners: dict[PodKey, tuple[str, float]] = {}
         self._foreign = ForeignPods()
         self._turns = Turns()
@@ -94,6 +96,7 @@ class Prometheus:
             answer = self._reader.read(reply, epoch_s=at_s - now_s)
             by_server = self._shared(answer, servers)
             strange = self._foreign.leave_out(by_server, servers, now_s=now_s)
+            by_server = {one.name: self._own.of(one, by_server[one.name]) for one in servers}
             tracks = self._tracks(servers, by_server, now_s=now_s)
             told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
@@ -104,9 +107,8 @@ class Prometheus:
                 tracks[one.name],
                 now_s=now_s,
                 settings=self._reaches.window(one.name),
-                served=model_names(
-                    chain.from_iterable(map(labels_of, by_server[one.name].values()))
-                ),
+                served=frozenset[str]().union(*map(models_of, by_server[one.name].values())),
+                further=self._own.further(one.name),
             )
             for one in servers
         }
@@ -121,7 +123,8 @@ class Prometheus:
         self, answer: Answer, servers: Sequence[ScrapedServer]
     ) -> dict[str, dict[str, Sequence[Series]]]:
         """Return the series of an *answer* by server and pod."""
-        return share(answer.pods, servers, known={key: of for key, (of, _) in self._owners.items()})
+        known = {key: of for key, (of, _) in self._owners.items()}
+        return share(answer.pods, servers, known=known)
 
     def _tracks(
         self,
@@ -190,6 +193,7 @@ class Prometheus:
                 for name, pods in self._foreign.of_server.items():
                     for pod in pods & farther.get(name, {}).keys():
                         del farther[name][pod]
+                farther = {one.name: self._own.of(one, farther[one.name]) for one in blind}
             except PrometheusError as error:
                 # The others are known all the same.
                 told.append(f"how often pods are scraped is not known: {error}")
@@ -229,6 +233,8 @@ class Prometheus:
         served = {
             name: [pod for pod, of in pods.items() if any(track.arrived[-1] > 0.0 for track in of)]
             for name, pods in tracks.items()
+            # Of whose engines the buckets are that a pod adds up, nobody tells.
+            if not self._own.further(name)
         }
         due = self._turns.due(servers, served, now_s=now_s)
         if not due:
