@@ -510,6 +510,11 @@ def _unknown(
             "several processes answer by turns at one port, and it is not known what each did "
             f"within {settings.window_s:g} s: a longer --window, or a port for each?"
         )
+    elif restarts := max((track.restarts for of in heard.values() for track in of), default=0):
+        line = (
+            f"its engine has begun anew {restarts} times or more within {settings.window_s:g} s, "
+            "and nobody knows what came between: does it crash again and again?"
+        )
     elif own_looks:
         line = "its pods have been looked at once so far: held until the next look"
     else:

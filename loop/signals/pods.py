@@ -15,8 +15,9 @@ class ScrapedPod:
     """One pod that has not finished. Times are seconds of the run.
 
     since_s: when it entered its phase; created_s: when it was asked for; started_s: when its
-    process began, if known. ports are those that may show metrics, at *path*, the likeliest first;
-    tls_ports those that are asked by HTTPS.
+    process began, if known; restarts_s: when its engine began the last two times, if it came up
+    again. ports are those that may show metrics, at *path*, the likeliest first; tls_ports those
+    that are asked by HTTPS.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ScrapedPod:
     since_s: float
     created_s: float
     started_s: float | None = None
+    restarts_s: tuple[float, ...] = ()
     address: str = ""
     ports: tuple[int, ...] = ()
     path: str = "/metrics"

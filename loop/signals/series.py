@@ -5,10 +5,10 @@ answered at one port in turns.py.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
@@ -22,7 +22,7 @@ from loop.signals.processes import (
     processes_of,
     tells_of_requests,
 )
-from loop.signals.turns import BORN_FACTOR, BORN_RPS, by_turns
+from loop.signals.turns import BORN_FACTOR, BORN_RPS, FLUTTER_S, by_turns
 from twin.frozen import made_quickly
 
 REASONS = frozenset({"finished_reason", "reason"})
@@ -32,6 +32,10 @@ ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeo
 # counted before. Engines without first tokens (embeddings) count none at all.
 ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
 TOLD = frozenset(GAUGES)
+CLOCKS_S = 2.0  # of a cluster and of who scrapes, between which a restart and its sample may stand
+# Of so many scrapes one at most at which counters have fallen, and nobody tells why: between
+# others a process may have begun anew that shows more by now than the one before.
+RESTARTS_OF_SCRAPES = 4
 KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 # Prompt tokens per request of the life of the process, beyond what its ends explain.
 PROMPTS_FACTOR = 1.25
@@ -50,6 +54,8 @@ class Track:
     before it was shown. running, waiting: these gauges at each scrape. tells: the gauges
     that it has. given_up: those of its ends that were. by_turns: others answer
     at its port, too. counts: it has a counter of requests; gauges alone cannot tell that none came.
+    restarts: how often it has begun anew; if often, and nobody tells when, it has been alive for no
+    known time.
     """
 
     times_s: Sequence[float]
@@ -70,6 +76,7 @@ class Track:
     given_up: float = 0.0
     by_turns: bool = False
     counts: bool = True
+    restarts: int = 0
 
     @property
     def uncounted(self) -> bool:
@@ -114,37 +121,68 @@ def tracks_of(
     names: Names = NAMES,
     engines: Collection[str] = (),
     speed: float = 1.0,
+    restarts_s: Collection[float] = (),
 ) -> list[Track]:
     """Return the tracks of the processes of one pod, copies counted once. *engines* are containers
-    that are known to run one each. Of a twin *speed* seconds pass in one of the samples.
+    that are known to run one each; *restarts_s* is when its engine is known to have come up again.
+    Of a twin *speed* seconds pass in one of the samples.
     """
     tracks = []
     for process in processes_of(series, names=names, engines=engines):
-        answered = by_turns(process, speed=speed)
-        of_port = (_track(one, by_turns=len(answered) > 1) for one in answered)
+        restarted = restarts_between(process.times_s, restarts_s)
+        # What falls because a process has begun anew is none of another one's.
+        answered = [process] if restarted else by_turns(process, speed=speed)
+        of_port = (_track(one, by_turns=len(answered) > 1, restarted=restarted) for one in answered)
         tracks += [track for track in of_port if track is not None]
     return tracks
 
 
-def _track(process: Process, *, by_turns: bool = False) -> Track | None:
-    """Return what *process* did, or None where it tells nothing of an engine."""
+def restarts_between(times_s: Sequence[float], restarts_s: Collection[float]) -> frozenset[int]:
+    """Return at which of *times_s* a process has begun anew since the one before, if it did at
+    *restarts_s*, of another clock; or may have, since these are its latest ones.
+    """
+    first_s = min(restarts_s, default=float("-inf"))
+    return frozenset(
+        k
+        for k, (before_s, now_s) in enumerate(pairwise(times_s), start=1)
+        if before_s < first_s + CLOCKS_S
+        or any(before_s - CLOCKS_S < began_s <= now_s + CLOCKS_S for began_s in restarts_s)
+    )
+
+
+def _begun_anew(process: Process) -> Iterator[int]:
+    """Yield at which scrapes *process* says that it has begun since the one before."""
+    for points in process.by_quantity.get("start_time", {}).values():
+        began = at_times(points, process.times_s)
+        for k, (before, now) in enumerate(pairwise(began), start=1):
+            if before is not None and now is not None and now - before > FLUTTER_S:
+                yield k
+
+
+def _track(
+    process: Process, *, by_turns: bool = False, restarted: Collection[int] = ()
+) -> Track | None:
+    """Return what *process* did, or None where it tells nothing of an engine. *restarted* are the
+    scrapes at which it has begun anew since the one before.
+    """
     times_s, by_quantity = process.times_s, process.by_quantity
     if not times_s or by_quantity.keys() <= {"start_time"}:
         return None
     counts = tells_of_requests(process)
     running = _gauge(by_quantity.get("running"), times_s)
     waiting = _gauge(by_quantity.get("waiting"), times_s)
-    inside = [
-        of_running + of_waiting for of_running, of_waiting in zip(running, waiting, strict=True)
-    ]
+    inside = [sum(both) for both in zip(running, waiting, strict=True)]
     births = _Births(process, inside)
-    grown: dict[str, list[float]] = {}
-    broken: set[int] = set()
-    for counter in COUNTERS:
-        if counter in by_quantity:
-            columns = by_quantity[counter].values()
-            grown[counter] = _grown(columns, times_s, broken, births=births, of=counter)
-    aborted = _aborted(by_quantity.get("ends", {}), times_s, births)
+    known = {*restarted, *_begun_anew(process)}
+    counted = {name: by_quantity[name].values() for name in COUNTERS if name in by_quantity}
+    broken = known.union(_falls_at(chain.from_iterable(counted.values()), times_s))
+    grown = {
+        counter: _grown(columns, times_s, broken, births=births, of=counter)
+        for counter, columns in counted.items()
+    }
+    unexplained = len(broken - known)
+    unsteady = unexplained > 1 and RESTARTS_OF_SCRAPES * unexplained >= len(times_s)
+    aborted = _aborted(by_quantity.get("ends", {}), times_s, births, broken=broken)
     told = _arrivals(
         process,
         grown,
@@ -173,7 +211,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         arrived_by_firsts=(told.by_firsts or told.by_ends)[-1],
         arrived_by_prompts=(told.by_prompts or told.by_ends)[-1],
         # Of requests that it does not count it has told for no time.
-        alive_s=counts
+        alive_s=(counts and not unsteady)
         * sum(
             later - earlier
             for k, (earlier, later) in enumerate(pairwise(times_s), start=1)
@@ -189,6 +227,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         given_up=aborted,
         by_turns=by_turns,
         counts=counts,
+        restarts=len(broken),
     )
 
 
@@ -222,11 +261,14 @@ def _arrivals(
     )
     by_ends = _arrived(ends, births.inside, times_s, broken)
     if "firsts" in grown:
-        # Of requests that run fewer than before, none may have had its first token at the start:
-        # so this figure cannot be too high.
+        # Of requests that run fewer than before, none may have had its first token at the start of
+        # the process or of the window: so this figure cannot be too high.
+        ran: list[float] = []
+        for k, of_running in enumerate(running):
+            ran.append(ran[-1] if k and k not in broken else of_running)
         ahead = [
-            of_waiting + min(0.0, of_running - running[0])
-            for of_running, of_waiting in zip(running, waiting, strict=True)
+            of_waiting + min(0.0, of_running - at_start)
+            for of_running, of_waiting, at_start in zip(running, waiting, ran, strict=True)
         ]
         by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
         # An end needs a first token, of this window or of what ran at its start, unless it was
@@ -244,10 +286,16 @@ def _arrivals(
     return _Arrivals(by_ends, by_ends)
 
 
-def _aborted(columns: Mapping[Labels, Points], times_s: Sequence[float], births: _Births) -> float:
+def _aborted(
+    columns: Mapping[Labels, Points],
+    times_s: Sequence[float],
+    births: _Births,
+    *,
+    broken: Collection[int],
+) -> float:
     """Return how many requests ended that were given up, by the reason that an engine names."""
     aborts = [points for labels, points in columns.items() if names_an_abort(labels)]
-    return _grown(aborts, times_s, set(), births=births, of="ends")[-1]
+    return _grown(aborts, times_s, broken, births=births, of="ends")[-1]
 
 
 def names_an_abort(labels: Labels) -> bool:
@@ -330,15 +378,15 @@ def _rate_rps(points: Points) -> float:
 def _grown(
     columns: Iterable[Points],
     times_s: Sequence[float],
-    broken: set[int],
+    broken: Collection[int],
     *,
     births: _Births,
     of: str,
 ) -> list[float]:
     """Return by how much the series of the counter *of* have grown in all at each of *times_s*.
 
-    What a series was that begins later than its page *births* tell: absent is not unknown. A fall
-    is a restart: its index goes into *broken*, and nothing is taken to have grown over it.
+    What a series was that begins later than its page *births* tell: absent is not unknown. At the
+    scrapes *broken* a process has begun anew: nothing is taken to have grown over these.
     """
     total = [0.0] * len(times_s)
     for points in columns:
@@ -346,13 +394,18 @@ def _grown(
         grown = 0.0
         for k, now in enumerate(at_times(points, times_s)):
             if now is not None and k:
-                if now >= before:
-                    grown += now - before
-                else:
-                    broken.add(k)
+                grown += 0.0 if k in broken else max(0.0, now - before)
                 before = now
             total[k] += grown
     return total
+
+
+def _falls_at(columns: Iterable[Points], times_s: Sequence[float]) -> Iterator[int]:
+    """Yield at which of *times_s* a counter shows less than before: a process that begins anew."""
+    for points in columns:
+        falls_s = {now_s for (_, before), (now_s, now) in pairwise(points) if now < before}
+        if falls_s:
+            yield from (bisect_left(times_s, fall_s) for fall_s in falls_s)
 
 
 def _gauge(columns: Mapping[Labels, Points] | None, times_s: Sequence[float]) -> list[float]:

@@ -148,7 +148,8 @@ class Deployment:
 class Pod:
     """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
     "" if not told; others: something else than a Deployment looks after it. trouble: why it is not
-    ready, since unready_s. restarts: how often its containers came up again.
+    ready, since unready_s. restarts: how often its containers came up again; restarts_s: when the
+    only one with an engine did lately, as far as is told.
     """
 
     namespace: str
@@ -169,6 +170,7 @@ class Pod:
     trouble: Trouble | None = None
     unready_s: float = 0.0
     restarts: int = 0
+    restarts_s: tuple[float, ...] = ()
 
     @property
     def priority(self) -> int:
@@ -378,6 +380,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         restarts=sum(
             int(one.get("restartCount") or 0) for one in status.get("containerStatuses") or ()
         ),
+        restarts_s=_restarts_s(spec, status, epoch_s=epoch_s),
     )
 
 
@@ -546,6 +549,7 @@ def scraped(
                 since_s=pod.since_s,
                 created_s=pod.created_s,
                 started_s=pod.started_s,
+                restarts_s=pod.restarts_s,
                 address=pod.address,
                 ports=pod.metrics_ports,
                 path=pod.metrics_path,
@@ -709,6 +713,27 @@ def _started_s(status: Json, *, epoch_s: float) -> float | None:
     if not states or not all(states):
         return None
     return max(unix_s(text) for text in states) - epoch_s
+
+
+def _restarts_s(spec: Json, status: Json, *, epoch_s: float) -> tuple[float, ...]:
+    """Return when the container of a pod with the engine began the last two times, if it has come
+    up again since the first one; nothing of a pod with several.
+    """
+    told = status.get("containerStatuses") or ()
+    if not any(one.get("restartCount") for one in told):
+        return ()  # as nearly always
+    containers = side_by_side(spec)
+    engines = _engines(containers) or {str(one.get("name") or "") for one in containers}
+    if len(engines) != 1:
+        return ()
+    return tuple(
+        unix_s(state["startedAt"]) - epoch_s
+        for one in told
+        if one.get("name") in engines and one.get("restartCount")
+        for states in (one.get("lastState") or {}, one.get("state") or {})
+        for state in states.values()
+        if isinstance(state, dict) and state.get("startedAt")
+    )
 
 
 def unix_s(text: str | None) -> float:

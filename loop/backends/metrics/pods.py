@@ -259,9 +259,14 @@ class PodMetrics:
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
         own, further = self._own.of(server, told), self._own.further(server.name)
+        restarts_s = {pod.name: pod.restarts_s for pod in server.pods if pod.restarts_s}
         tracks = {
             pod: tracks_of(
-                series, names=self._names, engines=server.engines, speed=self._window.speed
+                series,
+                names=self._names,
+                engines=server.engines,
+                speed=self._window.speed,
+                restarts_s=restarts_s.get(pod, ()),
             )
             for pod, series in own.items()
         }

@@ -128,7 +128,7 @@ class Prometheus:
 
     def _tracks(
         self,
-        servers: Iterable[ScrapedServer],
+        servers: Sequence[ScrapedServer],
         by_server: Mapping[str, Mapping[str, Sequence[Series]]],
         *,
         now_s: float,
@@ -141,17 +141,25 @@ class Prometheus:
         together: list[Rows] = []
         begins_s: list[float | None] = []
         pods: list[tuple[ScrapedServer, str, Sequence[Series], float | None]] = []
+        # Of a pod that came up again counters may show more than before all the same.
+        restarts_s = {
+            (pod.namespace, pod.name): pod.restarts_s
+            for one in servers
+            for pod in one.pods
+            if pod.restarts_s
+        }
         for one in servers:
             window_s = self._reaches.window(one.name).window_s
             begin_s = None if window_s == longest_s else now_s - window_s
             for pod, of in by_server[one.name].items():
                 pods.append((one, pod, of, begin_s))
-                if isinstance(of, Rows):
+                if isinstance(of, Rows) and (one.namespace, pod) not in restarts_s:
                     together.append(of)
                     begins_s.append(begin_s)
         tracks = iter(self._crowd.tracks(together, begins_s=begins_s))
         for one, pod, of, begin_s in pods:
-            known = next(tracks) if isinstance(of, Rows) else None
+            came_again_s = restarts_s.get((one.namespace, pod), ())
+            known = next(tracks) if isinstance(of, Rows) and not came_again_s else None
             if known is None:
                 cut = of if begin_s is None else within(of, begin_s=begin_s)
                 known = tracks_of(
@@ -159,6 +167,7 @@ class Prometheus:
                     names=self._settings.names,
                     engines=one.engines,
                     speed=self._settings.window.speed,
+                    restarts_s=came_again_s,
                 )
             found[one.name][pod] = known
         return found
