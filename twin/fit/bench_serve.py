@@ -61,6 +61,7 @@ def _means(document: Json, *, source: str) -> RequestRows:
         users=users,
         input_tokens=max(prompt, 1.0),
         output_tokens=max(output, 1.0),
+        requests=int(completed),
         percentiles=tuple(_percentiles(document, source=source)),
     )
     asked = document.get("num_prompts")

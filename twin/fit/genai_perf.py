@@ -64,12 +64,16 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         if member(document, long, where=source).get(label)
     ]
     rate, users = _load(document, source=source)
-    failed = member(document, "error_request_count", where=source).get("avg") or 0
+    failed, answered = (
+        finite(member(document, name, where=source).get("avg") or 0, where=f"{source}: {name}: avg")
+        for name in ("error_request_count", "request_count")
+    )
     point = OperatingPoint(
         rate_rps=rate,
         users=users,
         input_tokens=max(prompt, 1.0),
         output_tokens=max(output, 1.0),
+        requests=int(answered) or None,
         percentiles=tuple(percentiles),
     )
     return point_rows(
@@ -77,7 +81,7 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         point,
         ttft_s=ttft_s,
         e2e_s=e2e_s,
-        failed=int(finite(failed, where=f"{source}: error_request_count: avg")),
+        failed=int(failed),
     )
 
 

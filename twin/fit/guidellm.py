@@ -160,15 +160,17 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         for value in [member(of_answered(name), "percentiles", where=f"{where}: {name}").get(label)]
         if value
     ]
+    totals = metrics["request_totals"]
+    answered = _count(totals, "successful", where=where)
     point = OperatingPoint(
         rate_rps=rate,
         users=users,
         is_even=is_even,
         input_tokens=max(mean("prompt_token_count"), 1.0),
         output_tokens=max(mean("output_token_count"), 1.0),
+        requests=answered if users is not None else None,
         percentiles=tuple(percentiles),
     )
-    totals = metrics["request_totals"]
     failed = sum(_count(totals, name, where=where) for name in FAILED)
     ttft_s, e2e_s = (mean(name) * unit_s for name, unit_s in LATENCIES.values())
     rows = point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=failed)

@@ -27,6 +27,13 @@ TTFT = ("ttft_ms", "ttft_ms_mean", "ttft_mean_ms")
 TTFT_MEDIAN = ("ttft_ms_median", "ttft_median_ms", "ttft_ms_p50", "ttft_p50_ms")
 ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_ms_mean", "tpot_mean_ms")
 E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
+# How many requests were measured at a load, and of users what is usual if nobody tells.
+REQUESTS = ("requests", "request_count", "num_prompts", "completed")
+ASKED_EACH = 10
+USUAL = (
+    "{source}: how many requests were measured at a concurrency is not told (a column requests): "
+    f"taken for {ASKED_EACH} a user, who all ask at once at first"
+)
 # Taken where there is no mean: between two tokens both are nearly the same.
 ITL_MEDIAN = tuple(
     name.format(latency)
@@ -51,13 +58,15 @@ def read_table(text: str, *, source: str) -> RequestRows:
     """Read a table: a load (rate_rps, rate_rpm, or concurrency of users who ask again at once),
     in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means, but for
     ttft_ms_median (or ttft_ms_p50), which is taken where there is no mean, as is that of ITL.
-    Percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50, …) are fitted besides.
+    Percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50, …) are fitted besides. requests is how many
+    were measured, from an empty server on; of users ASKED_EACH each if it is not told.
 
     A row without a latency failed. Raise SpecError, one line, for one that cannot be read.
     """
     points: list[OperatingPoint] = []
     figures: list[tuple[int, float, float, float, float]] = []
     failed = 0
+    is_usual = False
     reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter_of(text))
     for fields in reader:
         row = {
@@ -91,6 +100,7 @@ def read_table(text: str, *, source: str) -> RequestRows:
                 percentiles=_percentiles(row, where=where),
             )
         )
+        is_usual |= (points[-1].users or 1) > 1 and not _tells_requests(row)
         figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
     if not points:
         found = f"{failed} without latencies" if failed else "none"
@@ -107,6 +117,7 @@ def read_table(text: str, *, source: str) -> RequestRows:
         place="point",
         failed=failed,
         points=tuple(points),
+        notes=(USUAL.format(source=source),) if is_usual else (),
     )
 
 
@@ -134,13 +145,28 @@ def _load(row: Mapping[str, str], tokens: list[float], *, where: str) -> Operati
         if row.get(name):
             value = _figure(row, (name,), where=where) * unit
             is_rate = kind == "rate"
+            users = None if is_rate else max(round(value), 1)
             return OperatingPoint(
                 rate_rps=value if is_rate else None,
-                users=None if is_rate else max(round(value), 1),
+                users=users,
                 input_tokens=tokens[0],
                 output_tokens=tokens[1],
+                requests=_requests(row, users, where=where),
             )
     raise SpecError(f"{where}: expected a load ({', '.join(LOADS)}), found none")
+
+
+def _requests(row: Mapping[str, str], users: int | None, *, where: str) -> int | None:
+    """Return how many requests *row* is the mean of: as many as usual if it does not tell those of
+    *users*.
+    """
+    if _tells_requests(row):
+        return max(round(_figure(row, REQUESTS, where=where)), 1)
+    return users and ASKED_EACH * users
+
+
+def _tells_requests(row: Mapping[str, str]) -> bool:
+    return any(row.get(name) for name in REQUESTS)
 
 
 def _figure(row: Mapping[str, str], names: tuple[str, ...], *, where: str) -> float:

@@ -60,7 +60,7 @@ class PointSearch(Search):
         )
         self.cost = float(found.cost)
         self.best_ms = begin_ms * np.exp(found.x[: len(COEFFICIENTS)])
-        self._family = self._formed(_at_bounds(found.x)[len(COEFFICIENTS) :])
+        self._family = self._formed(at_bounds(found.x)[len(COEFFICIENTS) :])
         latency_model = self._model(self.best_ms)
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
 
@@ -94,7 +94,8 @@ class PointSearch(Search):
         return replace(self._family, p=1.0 / float(form[0]), sequence_ms=sequence_ms)
 
 
-def _at_bounds(values: Vector) -> Vector:
+def at_bounds(values: Vector) -> Vector:
+    """Return *values* with what is next to a bound at it."""
     lowest, highest = np.array(LOWEST[: len(values)]), np.array(HIGHEST[: len(values)])
     near = AT_BOUND * (highest - lowest)
     low = np.where(values - lowest < near, lowest, values)

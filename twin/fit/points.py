@@ -23,6 +23,9 @@ REQUESTS, WARM_UP = 300, 0.25
 # What runs at once is to have changed so often.
 ROUNDS, REQUESTS_MAX = 4, 3000
 PART = 16  # requests that follow each other, whose lengths are spread over what is possible
+# Users who ask for as much each would ask in step for ever: what came in one iteration would end in
+# one. On real servers they fall out of step, as no client is as quick as another.
+APART = 0.05
 BLOCKS_MAX = 2**20  # names of the blocks of one prompt, so that prompts share none
 
 
@@ -52,6 +55,8 @@ class OperatingPoint:
     until then was measured: the filling of a server whose answers take minutes is a good part of a
     run; with is_drained all that came until duration_s was measured to its end. prefix_share is the
     part of each prompt that the prefix cache holds, where nobody names prompts that are alike.
+    With requests so many were measured, from an empty server on and each to its end: users all ask
+    at once at first, and that is a good part of a short run.
     tells_median: the TTFT that was measured is the median, not the mean. percentiles were measured
     besides. known_within is how far off the measured means may be, as a share of themselves; None:
     as far as a single request's.
@@ -69,6 +74,7 @@ class OperatingPoint:
     duration_s: float | None = None
     settle_s: float = 0.0
     is_drained: bool = False
+    requests: int | None = None
     percentiles: tuple[Percentile, ...] = ()
     tells_median: bool = False
     known_within: float | None = None
@@ -109,9 +115,11 @@ def operate(
     """Return what clients see at *point*, by a simulation that is the same for the same seed.
 
     Only of what is served: with *queue_max* an open loop may lose requests. The first of the
-    *requests*, a share of *warm_up*, only fill the server.
+    *requests*, a share of *warm_up*, only fill the server, unless the point says how many count.
     """
 
+    if point.requests is not None:
+        requests = min(point.requests, REQUESTS_MAX)
     if point.users is None and not point.rate_rps:
         raise SpecError("an operating point: expected a rate > 0 or users, found neither")
     spec = EngineSpec(
@@ -172,6 +180,11 @@ def _measured(
 ) -> slice | NDArray[np.bool_]:
     """Return which of *found* count: all that ended in time, or those of a full server."""
     count = len(found.arrival_s)
+    if point.requests is not None:
+        # Of a longer run than is simulated, as many of the first users as there would be beside so
+        # many others.
+        share = 1.0 - min(requests / point.requests, 1.0)
+        return slice(round(min(point.users or 0, count - 1) * share), None)
     if point.users is not None:
         # The last round runs with fewer and fewer beside it.
         count = max(count - point.users, 1)
@@ -189,7 +202,8 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
     rng = np.random.default_rng(seed)
     count = requests
     if point.users is not None:
-        count = max(requests, ROUNDS * point.users)
+        if point.requests is None:
+            count = max(requests, ROUNDS * point.users)
         times_s = np.zeros(count)
     else:
         assert point.rate_rps
@@ -199,10 +213,11 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
         # Scaled, so that a short simulation has the rate that was asked for.
         times_s = np.cumsum(gaps) * count / gaps.sum() / point.rate_rps
     means = (point.input_tokens, point.output_tokens)
+    spread = max(point.spread, APART) if (point.users or 1) > 1 else point.spread
     if point.token_cv is not None and point.users is None:
         prompts, answers = (_lengths(rng, count, mean=mean, cv=point.token_cv) for mean in means)
         return RequestBatch(times_s=times_s, prompt_tokens=prompts, output_tokens=answers)
-    prompts, answers = (_spread(rng, count, mean=mean, spread=point.spread) for mean in means)
+    prompts, answers = (_spread(rng, count, mean=mean, spread=spread) for mean in means)
     blocks: list[range] = []
     if point.distinct is not None:
         names = rng.integers(point.distinct, size=count)
