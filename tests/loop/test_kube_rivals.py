@@ -48,6 +48,18 @@ def test_an_autoscaler_that_targets_a_server_is_named() -> None:
     assert len(told) == 1
 
 
+def test_what_has_made_a_deployment_and_what_scales_that_are_named() -> None:
+    """Operators of inference servers make Deployments, set their replicas anew whenever they look,
+    and have autoscalers that target their own objects.
+    """
+    owner = {"kind": "VLLMRuntime", "name": "chat", "controller": True}
+    one = read(metadata={"ownerReferences": [{"kind": "App", "name": "x"}, owner]})
+    found = [autoscaler(target="chat", kind="VLLMRuntime"), autoscaler("b", target="chat")]
+    maker, scaled = rival_notes([one], read_autoscalers(found, told=[]))
+    assert maker.startswith("s1: VLLMRuntime infer/chat has made it, and may undo what is asked")
+    assert scaled.startswith("s1: HorizontalPodAutoscaler infer/hpa scales it too")
+
+
 @pytest.mark.parametrize(
     ("annotations", "line"),
     [

@@ -571,7 +571,7 @@ class KubeBackend:
                 for name, model in self._models.items()
                 if model
             ),
-            *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
+            *rival_notes([one.deployment for one in servers.by_name.values()], self._autoscalers),
             *(budget_note(name, one) for name, one in budgets.items()),
             *self._others,
             *engines_notes(figures),

@@ -68,7 +68,7 @@ class Deployment:
     node. recreated: a change of its template ends all its pods before it makes new ones. unread:
     lines about keys that look like the loop's own and are none. batch_fixed: the argument that
     tells the engine its batch size, which the loop must not change, whatever is decided: nobody has
-    said that it may, or all pods would end at once.
+    said that it may, or all pods would end at once. maker: kind and name of what looks after it.
     """
 
     namespace: str
@@ -102,6 +102,7 @@ class Deployment:
     problem: str = ""
     unread: tuple[str, ...] = ()
     batch_fixed: str = ""
+    maker: tuple[str, str] | None = None
 
     @property
     def place(self) -> str:
@@ -274,7 +275,18 @@ def read_deployment(obj: Json) -> Deployment:
         replica_failure_since=failure_since,
         problem=bounds_problem or batch_problem or load_problem or model_problem,
         unread=tuple(names.unread_keys(labels, annotations)),
+        maker=_maker(meta),
     )
+
+
+def _maker(meta: Json) -> tuple[str, str] | None:
+    """Return the kind and the name of what looks after an object (an InferenceService, a
+    VLLMRuntime, …), None if nothing does.
+    """
+    for owner in meta.get("ownerReferences") or ():
+        if owner.get("controller"):
+            return as_text(owner["kind"]), as_text(owner["name"])
+    return None
 
 
 def _look_through(pod_spec: Json) -> None:

@@ -5,7 +5,7 @@ no I/O.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from loop.types import Why
 Json = Mapping[str, Any]
 
 AUTOSCALERS_S = 180.0  # between two looks for autoscalers: people make few
+DEPLOYMENT = "Deployment"
 SCALED_OBJECT = "ScaledObject"  # of KEDA, and its annotations
 PAUSED, PAUSED_AT = "autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"
 REVERSALS_MAX = 3
@@ -23,28 +24,26 @@ QUIET_S = 600.0  # a server that nobody else has changed for so long is the loop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Autoscaler:
-    """What scales a Deployment of its namespace, as people call it; paused: not at present."""
+    """What scales an object of its namespace, as people call it; paused: not at present. target is
+    the kind and the name of that object.
+    """
 
     namespace: str
-    target: str
+    target: tuple[str, str]
     title: str
     paused: bool = False
 
 
 def read_autoscalers(objects: Iterable[Json], *, told: list[str]) -> list[Autoscaler]:
-    """Return those of *objects* (HorizontalPodAutoscalers, ScaledObjects) that target
-    Deployments.
-    """
-    found = each_read(objects, _autoscaler, kind="autoscaler", told=told)
-    return [one for one in found if one is not None]
+    """Return *objects* (HorizontalPodAutoscalers, ScaledObjects) as what they scale."""
+    return list(each_read(objects, _autoscaler, kind="autoscaler", told=told))
 
 
-def _autoscaler(obj: Json) -> Autoscaler | None:
+def _autoscaler(obj: Json) -> Autoscaler:
     meta, target = obj["metadata"], obj["spec"]["scaleTargetRef"]
     scaled = obj.get("kind") == SCALED_OBJECT
     # A ScaledObject that names no kind means a Deployment.
-    if target.get("kind", "Deployment" if scaled else None) != "Deployment":
-        return None
+    target_kind = as_text(target.get("kind", DEPLOYMENT if scaled else ""))
     kind, name, paused = "HorizontalPodAutoscaler", meta["name"], False
     if scaled:
         annotations = meta.get("annotations") or {}
@@ -55,15 +54,25 @@ def _autoscaler(obj: Json) -> Autoscaler | None:
             kind, name = SCALED_OBJECT, owner.get("name")
     space = as_text(meta["namespace"])
     title = f"{kind} {space}/{name}"
-    return Autoscaler(namespace=space, target=as_text(target["name"]), title=title, paused=paused)
+    of = (target_kind, as_text(target["name"]))
+    return Autoscaler(namespace=space, target=of, title=title, paused=paused)
 
 
-def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) -> list[str]:
-    """Return a line for each of *deployments* and autoscaler that targets it."""
-    by_target: dict[tuple[str, str], list[Autoscaler]] = defaultdict(list)
+def rival_notes(deployments: Sequence[Deployment], found: Iterable[Autoscaler]) -> list[str]:
+    """Return a line for each of *deployments* that something else looks after, and for each
+    autoscaler that targets it or that.
+    """
+    by_target: dict[tuple[str, tuple[str, str]], list[Autoscaler]] = defaultdict(list)
     for one in found:
         by_target[one.namespace, one.target].append(one)
-    lines = (
+    lines = [
+        f"{one.server}: {kind} {one.namespace}/{name} has made it, and may undo what is asked of "
+        "it: if it does, set the replicas there"
+        for one in deployments
+        if one.maker
+        for kind, name in [one.maker]
+    ]
+    lines += [
         f"{one.server}: {other.title} "
         + (
             "is paused: as soon as it goes on, it scales it too; delete one of them"
@@ -71,8 +80,9 @@ def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) 
             else "scales it too: each undoes what the other does; delete one of them"
         )
         for one in deployments
-        for other in by_target[one.namespace, one.name]
-    )
+        for target in filter(None, ((DEPLOYMENT, one.name), one.maker))
+        for other in by_target[one.namespace, target]
+    ]
     return list(dict.fromkeys(lines))
 
 
