@@ -18,6 +18,7 @@ Choice = TypeVar("Choice", bound=str)
 
 CLOSE = 0.65  # how alike two words must be for one to be taken for a slip of the other
 LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
+_HALVES = ("\\ud", "\\uD")  # what an escape of one begins with, or of a whole pair
 LONGEST_LIST = 200  # of names, as those of columns
 
 
@@ -266,7 +267,9 @@ def parse_json(text: str, *, source: str) -> Any:
         return found
 
     try:
-        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique)
+        return without_halves(
+            json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique), text
+        )
     except json.JSONDecodeError as error:
         raise SpecError(
             f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column "
@@ -274,6 +277,18 @@ def parse_json(text: str, *, source: str) -> Any:
         ) from None
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{source}: expected JSON, found {unreadable(error)}") from None
+
+
+def without_halves(value: Any, text: str) -> Any:
+    """Return *value*, what the JSON *text* says. Raise ValueError where a text in it has half of a
+    pair of surrogates: JSON can name it, but nobody could write it down again.
+    """
+    if any(half in text for half in _HALVES):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a pair of surrogates, which is no text") from None
+    return value
 
 
 @lru_cache(maxsize=256)  # a text has many objects and few sets of keys

@@ -13,6 +13,7 @@ import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
 from loop.errors import BackendError, LoopError, PausedError, Phase, RefusedError
+from twin.datafile import without_halves
 
 ANSWER_BYTES_MAX = 64 * 2**20
 LINE_MAX = 300
@@ -158,7 +159,7 @@ def _refused(status: int, text: bytes) -> dict[str, str]:
 
 
 def _read(text: bytes) -> Any:
-    return json.loads(text, parse_constant=_refuse)
+    return without_halves(json.loads(text, parse_constant=_refuse), text.decode("utf-8", "replace"))
 
 
 def _refuse(constant: str) -> NoReturn:

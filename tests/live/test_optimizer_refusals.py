@@ -161,6 +161,18 @@ def test_verbs_refuse_what_is_missing_or_impossible_and_change_nothing(
     assert everything(client) == before
 
 
+def test_a_name_that_cannot_be_written_down_is_refused(client: httpx.Client) -> None:
+    """JSON can name half a character. It was taken, and from then on no answer that told of it
+    could be sent.
+    """
+    before = everything(client)
+    text = b'{"name": "a\\ud800", "type": "A100", "cost": 1}'
+    refused(client.post("/addAccelerator", content=text), 400, "half of a pair of surrogates")
+    assert everything(client) == before
+    whole = text.replace(b"a\\ud800", b"\\ud83d\\ude00")
+    assert client.post("/addAccelerator", content=whole).status_code in (200, 201)
+
+
 def everything(client: httpx.Client) -> list[Any]:
     """Return all that the service keeps."""
     kinds = ("Accelerators", "Capacities", "Models", "ServiceClasses", "Servers")

@@ -53,7 +53,12 @@ class BoundedLoader(yaml.SafeLoader):
                 f"{len(node.value)}",
                 problem_mark=node.start_mark,
             )
-        return super().construct_scalar(node)
+        text: str = super().construct_scalar(node)
+        if text.isascii():
+            return text
+        # Escapes may name the halves of a pair of surrogates one by one: JSON takes these for one
+        # character, and a half alone is none.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")

@@ -422,7 +422,16 @@ ManifestLoader.yaml_implicit_resolvers = {
 
 def parsed_json(body: bytes) -> Any:
     """Return what *body* says. Raise ApiError 400 where it is no JSON."""
-    return _parsed(lambda text: json.loads(text, parse_constant=_no_constant), body)
+    found = _parsed(lambda text: json.loads(text, parse_constant=_no_constant), body)
+    return _written(found) if b"\\ud" in body.lower() else found
+
+
+def _written(value: Any) -> Any:
+    """Return *value* with each half of a pair of surrogates replaced, as Go reads it: a client in
+    another language could not write such a text down.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def parsed_yaml(body: bytes) -> Any:

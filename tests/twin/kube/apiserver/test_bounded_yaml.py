@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +13,7 @@ import yaml
 from experiments.scenario import parse_scenario
 from twin.kube.apiserver.bounded_yaml import load
 from twin.kube.apiserver.errors import ApiError
-from twin.kube.apiserver.request import parsed_yaml
+from twin.kube.apiserver.request import parsed_json, parsed_yaml
 from twin.spec import SpecError
 
 
@@ -70,3 +72,10 @@ def test_what_people_write_is_within_the_bounds() -> None:
     text = "a" * 5_000
     assert load("[" * 90 + f"{text}, 1:30" + "]" * 90)
     assert load(f"a: '{'1' * 5_000}'") == {"a": "1" * 5_000}
+
+
+@pytest.mark.parametrize("read", [lambda text: load(text.decode()), parsed_yaml, parsed_json])
+def test_half_a_character_is_read_as_go_reads_it(read: Callable[[bytes], Any]) -> None:
+    """Kept as it is, it would be in lists that no client could write down."""
+    found = read(b'{"a": "\\ud800", "b": "\\ud83d\\ude00", "\\udfff": 1}')
+    assert found == {"a": "\ufffd", "b": "\U0001f600", "\ufffd": 1}
