@@ -15,16 +15,26 @@ if TYPE_CHECKING:
 STEP_TOLD_S = 2.0  # a clock that is kept right moves by less between two cycles
 
 
+# Linux has a clock that goes on while the machine sleeps: the world does, and others count on it
+# that who leads has not renewed a Lease.
+_ASLEEP_TOO = getattr(time, "CLOCK_BOOTTIME", None)
+
+
 class MonotonicClock:
     """Seconds since the clock was made, *speed* times as fast as the machine's."""
 
     def __init__(self, *, speed: float = 1.0) -> None:
         self._speed = speed
-        self._start_s = time.monotonic()
+        self._start_s = machine_s()
 
     def now_s(self) -> float:
         """Return seconds since the start; never decreases."""
-        return (time.monotonic() - self._start_s) * self._speed
+        return (machine_s() - self._start_s) * self._speed
+
+
+def machine_s() -> float:
+    """Return seconds that never decrease, those included that the machine slept if it tells."""
+    return time.monotonic() if _ASLEEP_TOO is None else time.clock_gettime(_ASLEEP_TOO)
 
 
 def date_now() -> datetime:

@@ -832,6 +832,30 @@ def test_pods_have_their_age_after_the_clock_of_the_machine_was_set() -> None:
         assert -1.0 <= age_s < 60.0
 
 
+def test_looks_at_pods_before_the_machine_stood_still_do_not_count() -> None:
+    """Nobody knows how long it did: requests of an hour would be those of a period."""
+    clock, wall = ManualClock(), ManualClock()
+    wall.time_s = date_now().timestamp()
+    epoch = WallEpoch(clock, wall_s=wall.now_s)
+
+    def looks(calls: KubeClient) -> PodMetrics:
+        return PodMetrics(ProxiedPages(calls))
+
+    def rates(*steps_s: tuple[float, float]) -> list[float | None]:
+        found = []
+        for clock_s, wall_s in steps_s:
+            clock.time_s += clock_s
+            wall.time_s += wall_s
+            load = world.backend.observe().servers["s1"].load
+            found.append(None if load is None else load.rate_rpm)
+        return found
+
+    with kube_world(manifest(), clock=clock, wall=epoch, source=looks) as world:
+        world.settled()
+        assert rates((30.0, 30.0), (30.0, 30.0)) == [0.0, 0.0]
+        assert rates((30.0, 3630.0), (30.0, 30.0)) == [None, 0.0]
+
+
 class NamingSource(LabelsOnly):
     """A source whose engines name their model, until they fall silent."""
 

@@ -141,6 +141,33 @@ def test_the_time_of_a_lease_runs_from_when_it_was_first_seen() -> None:
     assert second.step()
 
 
+def test_a_lease_that_somebody_deletes_is_not_free_while_its_holder_may_act() -> None:
+    """Its holder notes it at its next renewal: until then two acted."""
+    store, clock = StoredLease(), ManualClock()
+    first, second = contender(store, clock, "a"), contender(store, clock, "b")
+    assert first.step()
+    assert not second.step()
+    store.body = None
+    assert not second.step()
+    assert first.step()
+    store.body, clock.time_s = None, clock.time_s + 16.0
+    assert second.step(), "who has gone meanwhile is followed all the same"
+
+
+def test_a_label_renews_no_lease() -> None:
+    """What is written on it again and again by others kept one alive whose holder was gone."""
+    store, clock = StoredLease(), ManualClock()
+    gone, second = contender(store, clock, "a"), contender(store, clock, "b")
+    assert gone.step()
+    for _ in range(4):
+        assert not second.step()
+        clock.time_s += 4.0
+        assert store.body is not None
+        store.version += 1
+        store.body["metadata"] |= {"resourceVersion": str(store.version), "labels": {"at": "x"}}
+    assert second.step()
+
+
 def test_the_holder_stops_acting_before_others_may_begin() -> None:
     """Cut off from the API server, it cannot know that another one leads; a request of it may still
     be on its way.

@@ -271,3 +271,19 @@ def test_a_page_that_took_long_is_of_when_it_came() -> None:
             pages.finished = {"a": finished}
             rates.append(rate_rpm(measured(source, pod("a"), now_s=now_s)))
     assert rates[1:] == pytest.approx([60.0, 60.0])
+
+
+def test_looks_before_the_machine_stood_still_are_forgotten() -> None:
+    """An hour in which it slept was taken for a period: 14,000 rpm for 60."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        for now_s, finished in ((0.0, 100.0), (15.0, 115.0)):
+            pages.finished["a"] = finished
+            found = measured(source, pod("a"), now_s=now_s)
+        assert rate_rpm(found) == pytest.approx(60.0)
+        source.forget()
+        for now_s, finished in ((30.0, 3715.0), (45.0, 3730.0)):
+            pages.finished["a"] = finished
+            found = measured(source, pod("a"), now_s=now_s)
+            assert rate_rpm(found) in (None, pytest.approx(60.0))
+        assert rate_rpm(found) is not None

@@ -207,9 +207,7 @@ class KubeBackend:
 
     def _observed(self) -> Snapshot:
         now_s = self._clock.now_s()
-        if self._wall is not None:
-            self._writer.told += filter(None, [self._wall.compare()])
-            self._epoch = self._wall.date
+        self._compare_clocks()
         paused = self._read_pause()
         try:
             servers, capacity = self._look()
@@ -286,6 +284,18 @@ class KubeBackend:
         if paused := self._read_pause():
             raise PausedError(paused)
         self._writer.apply(changes)
+
+    def _compare_clocks(self) -> None:
+        """Count dates anew where the clock of the machine has moved, and tell."""
+        if self._wall is None:
+            return
+        if moved := self._wall.compare():
+            self._writer.told.append(moved)
+            if isinstance(self._source, PodMetrics):
+                # Nobody knows how long ago its looks were: a machine that stood still for an hour
+                # would take what came in it for what came in a period.
+                self._source.forget()
+        self._epoch = self._wall.date
 
     def _read_pause(self) -> str:
         """Return why the ConfigMap for it lets nothing be asked of the cluster, "" if it does; what

@@ -10,7 +10,7 @@ two that take it at once one fails.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,7 +64,7 @@ class LeaseSettings:
 class _Seen:
     """What was last seen of the Lease, and since when it has been like that."""
 
-    version: str = ""
+    spec: Json = field(default_factory=dict)
     holder: str = ""
     since_s: float = 0.0
     lease_s: float = 0.0
@@ -171,12 +171,13 @@ class Lease:
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
+            if self._is_anothers(now_s):
+                return False  # who deletes it does not stop its holder
             body = self._store.create_lease(settings.namespace, self._fresh(now_s))
             self._look(body, now_s)
             return True
         self._look(body, now_s)
-        seen = self._seen
-        if seen.holder not in ("", settings.holder) and now_s - seen.since_s < seen.lease_s:
+        if self._is_anothers(now_s):
             return False
         changed = self._store.replace_lease(
             settings.namespace, settings.name, {**body, "spec": self._spec(body, now_s)}
@@ -185,12 +186,20 @@ class Lease:
         return True
 
     def _look(self, body: Json, now_s: float) -> None:
-        """Take note of the Lease; its time runs from when it was first seen as it is."""
-        spec, version = body.get("spec") or {}, body["metadata"].get("resourceVersion") or ""
-        if version != self._seen.version:
+        """Take note of the Lease; its time runs from when it was first seen as it is. Labels that
+        people change do not renew it.
+        """
+        spec = body.get("spec") or {}
+        if spec != self._seen.spec:
             lasts_s = float(spec.get("leaseDurationSeconds") or self._settings.lease_s)
             holder = spec.get("holderIdentity") or ""
-            self._seen = _Seen(version=version, holder=holder, since_s=now_s, lease_s=lasts_s)
+            self._seen = _Seen(spec=spec, holder=holder, since_s=now_s, lease_s=lasts_s)
+
+    def _is_anothers(self, now_s: float) -> bool:
+        """Tell whether somebody else holds it, or may still act as its holder."""
+        seen = self._seen
+        ours = seen.holder in ("", self._settings.holder)
+        return not ours and now_s - seen.since_s < seen.lease_s
 
     def _fresh(self, now_s: float) -> Json:
         metadata = {"name": self._settings.name, "namespace": self._settings.namespace}

@@ -165,6 +165,12 @@ class PodMetrics:
         self._server: dict[PodKey, str] = {}
         self._own = OwnEngines(names)
 
+    def forget(self) -> None:
+        """Begin anew: the next look is the first one."""
+        self._samples.clear()
+        self._left_s.clear()
+        self._histograms = PodHistograms(self._names, window_s=self._window.window_s)
+
     def close(self) -> None:
         """End what still runs."""
         self._pool.terminate()
