@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.compare.rows import BOUNDS, NO_START_UP
+from experiments.confidence import estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SAME_ATTAINMENT = 0.005
 # What is cheaper by less than this is as dear [share].
 SAME_COST = 0.01
+NAMED_MAX = 3
 
 
 def real_policies(results: pd.DataFrame) -> pd.DataFrame:
@@ -88,9 +90,30 @@ def _line(results: pd.DataFrame, *, what: str) -> str:
         for name, other in zip(rest.index, rest.to_dict(orient="records"), strict=True)
     ]
     parts += [text for _, text in sorted(others)[:1]]
-    waiting = _start_up(results, best)
-    line = ", ".join(parts)
-    return f"{line}; {waiting}" if waiting else line
+    after = (_start_up(results, best), _doubt(real, best, rest.index))
+    return "; ".join([", ".join(parts), *filter(None, after)])
+
+
+def _doubt(real: pd.DataFrame, best: str, others: Iterable[object]) -> str:
+    """Return from which *others* the best may differ by chance only: those whose difference in cost
+    and misses, in pairs of equal loads and seeds, has an interval that holds 0.
+    """
+    by_cell = real.set_index(["seed", "cell"])
+    owed = {name: by_cell[by_cell["policy"] == name]["objective_usd_per_h"] for name in others}
+    least = by_cell[by_cell["policy"] == best]["objective_usd_per_h"]
+    found = {
+        # Loads are chosen, seeds are chance.
+        name: estimate((other - least).groupby("seed").mean().to_numpy(dtype=float))
+        for name, other in owed.items()
+    }
+    near = sorted((one.mean, str(name)) for name, one in found.items() if one.low <= 0.0)
+    if not near:
+        return ""
+    names = [name for _, name in near[:NAMED_MAX]]
+    more = len(near) - len(names)
+    told = ", ".join(names) + (f" and {more} more" if more else "")
+    seeds = real["seed"].nunique()
+    return f"{seeds} seeds do not tell it from {told}: take more (--seeds)"
 
 
 def _untuned(name: object) -> str:

@@ -18,8 +18,9 @@ from experiments.confidence import Interval, estimate, estimate_share, paired_al
 from experiments.figures import (
     MARKERS,
     SCREEN,
-    SERIES,
     Form,
+    colour_of,
+    dash_of,
     grid_of,
     our_style,
     save_figure,
@@ -425,8 +426,15 @@ def _colour(policy: str, policies: Sequence[str]) -> str:
     """Return the colour of one of *policies*, that of charts.js: bounds take none from others."""
     if policy in BOUNDS:
         return "0.2" if policy == CLAIRVOYANT else "0.6"
-    coloured = [name for name in policies if name not in BOUNDS]
-    return SERIES[coloured.index(policy) % len(SERIES)]
+    return colour_of(_place(policy, policies))
+
+
+def _dash(policy: str, policies: Sequence[str]) -> str:
+    return "--" if policy in BOUNDS else dash_of(_place(policy, policies))
+
+
+def _place(policy: str, policies: Sequence[str]) -> int:
+    return [name for name in policies if name not in BOUNDS].index(policy)
 
 
 def _bar(low: float, high: float) -> list[list[float]] | None:
@@ -474,7 +482,7 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form 
                     held,
                     where="post",
                     color=_colour(row["policy"], policies),
-                    linestyle="--" if row["policy"] in BOUNDS else "-",
+                    linestyle=_dash(row["policy"], policies),
                     linewidth=1.2,
                     label=row["policy"],
                 )

@@ -170,6 +170,17 @@ def test_the_advice_says_what_its_points_cost() -> None:
     )
 
 
+def test_the_advice_says_from_whom_chance_alone_may_tell_it() -> None:
+    """A researcher was told to take a policy whose difference was -94.9 to +81.1 points."""
+    results = rows(slo=(0.99, 90.0), hpa=(0.98, 90.0), keda=(0.5, 95.0))
+    assert "seeds" not in advice(results)[0]  # both seeds say the same
+    hpa = results["policy"] == "hpa"
+    results.loc[hpa, "objective_usd_per_h"] += [8.0, -8.0]
+    assert advice(results)[0].endswith("; 2 seeds do not tell it from hpa: take more (--seeds)")
+    # A single seed has no interval to tell; the tables say so, too.
+    assert "seeds" not in advice(results[results["seed"] == 1])[0]
+
+
 def test_the_advice_compares_equal_loads_and_seeds() -> None:
     """A policy that failed under the hard seed would look the better for it, and be advised."""
     results = rows(slo=(0.95, 90.0), mine=(0.99, 80.0))
