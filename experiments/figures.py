@@ -28,6 +28,9 @@ SERIES = (
 GPUS = ("H100", "L40S", "MI250", "A100", "L4", "G2", "MI300X", "H200", "MI210", "B200")
 GREY = "#666666"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# A thirteenth policy has the first colour again: its line is dashed (as in charts.js), its marker
+# empty.
+DASHES = ("-", "--", ":", "-.")
 
 WIDTH_IN_MIN, WIDTH_IN_MAX = 2.5, 40.0
 
@@ -135,6 +138,21 @@ def save_figure(figure: Figure, stem: Path, form: Form = SCREEN) -> list[Path]:
         figure.set_layout_engine("none")  # found once, it serves both files
         written.append(target)
     return written
+
+
+def colour_of(place: int) -> str:
+    """Return the colour of the policy at *place*."""
+    return SERIES[place % len(SERIES)]
+
+
+def dash_of(place: int) -> str:
+    """Return the dash of the line of the policy at *place*, where another has its colour."""
+    return DASHES[place // len(SERIES) % len(DASHES)]
+
+
+def is_filled(place: int) -> bool:
+    """Return whether the marker of the policy at *place* is filled: every other one of a colour."""
+    return place // len(SERIES) % 2 == 0
 
 
 def span_of(means: Any, lows: Any, highs: Any, *, most: float) -> tuple[float, float]:

@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.compare.files import read_table
-from experiments.figures import MARKERS, SCREEN, SERIES, Form, grid_of, our_style, save_figure
+from experiments.figures import (
+    MARKERS,
+    SCREEN,
+    Form,
+    colour_of,
+    dash_of,
+    grid_of,
+    is_filled,
+    our_style,
+    save_figure,
+)
 from experiments.sweep import RESULTS_CSV
 from experiments.sweep_figures import (
     ATTAINMENT,
@@ -94,9 +104,12 @@ def draw_stability(cells: pd.DataFrame, form: Form = SCREEN) -> Figure:
         for ax, (metric, key, own) in zip(grid.flat, panels, strict=False):
             lines = list(own.groupby(["policy", "period_s"], sort=False))
             for i, ((policy, period_s), line) in enumerate(lines):
+                place = policies.index(policy)
                 look = {
-                    "color": SERIES[policies.index(policy) % len(SERIES)],
+                    "color": colour_of(place),
+                    "linestyle": dash_of(place),
                     "marker": MARKERS[periods.index(period_s) % len(MARKERS)],
+                    "fillstyle": "full" if is_filled(place) else "none",
                 }
                 beside = _BESIDE * (i - (len(lines) - 1) / 2)
                 _draw_line(ax, line.sort_values("start_up"), metric, look, beside=beside)

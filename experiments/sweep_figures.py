@@ -23,9 +23,10 @@ from experiments.confidence import estimate
 from experiments.figures import (
     MARKERS,
     SCREEN,
-    SERIES,
     Form,
+    colour_of,
     grid_of,
+    is_filled,
     our_style,
     save_figure,
     span_of,
@@ -154,12 +155,8 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
         grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, (key, panel) in zip(grid.flat, panels, strict=False):
             for cell in panel.itertuples():
-                _draw_cell(
-                    ax,
-                    cell,
-                    SERIES[policies.index(cell.policy) % len(SERIES)],
-                    MARKERS[periods.index(cell.period_s) % 8],
-                )
+                marker = MARKERS[periods.index(cell.period_s) % len(MARKERS)]
+                _draw_cell(ax, cell, place=policies.index(cell.policy), marker=marker)
             ax.set_title(situation(key, cells), loc="left")
             # Its own view: policies and periods compare within a panel, loads of different alpha in
             # the heat maps.
@@ -180,7 +177,7 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
     return figure
 
 
-def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
+def _draw_cell(ax: Axes, cell: Any, *, place: int, marker: str) -> None:
     bars = [
         np.nan_to_num(getattr(cell, f"{metric.column}_half_width")) for metric in (COST, ATTAINMENT)
     ]
@@ -189,8 +186,9 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
         getattr(cell, ATTAINMENT.column),
         xerr=bars[0],
         yerr=bars[1],
-        color=colour,
+        color=colour_of(place),
         marker=marker,
+        fillstyle="full" if is_filled(place) else "none",
         markersize=6,
         elinewidth=1.0,
         capsize=2,
@@ -207,13 +205,16 @@ def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
 
 def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
     """Return the keys of a legend: a colour per policy, a marker per period."""
-    colours = [Patch(color=SERIES[i % len(SERIES)], label=name) for i, name in enumerate(policies)]
+    colours = [
+        Patch(edgecolor=colour_of(i), facecolor=colour_of(i), fill=is_filled(i), label=name)
+        for i, name in enumerate(policies)
+    ]
     shapes = [
         Line2D(
             [],
             [],
             color="0.4",
-            marker=MARKERS[i % 8],
+            marker=MARKERS[i % len(MARKERS)],
             linestyle="none",
             label=f"period {period:g} s",
         )

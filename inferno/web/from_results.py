@@ -438,6 +438,12 @@ def _unit(label: str) -> str:
 def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
     items: list[Item] = []
     rows = differences.to_dict(orient="records")
+    # What is the same in all rows tells none of them from another, and a label is short.
+    parts = [
+        name
+        for name in ("scenario", "policy", "alpha", "period_s")
+        if name in differences and differences[name].nunique() > 1
+    ]
     for column in DIFFERENCES[:3]:
         found = []
         for row in rows:
@@ -445,8 +451,8 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
                 continue
             told = [
                 f"{row[name]}" if name in ("scenario", "policy") else _TELL[name].format(row[name])
-                for name in ("scenario", "policy", "alpha", "period_s")
-                if name in row and name != row["axis"] and isinstance(row[name], str | int | float)
+                for name in parts
+                if name != row["axis"] and isinstance(row[name], str | int | float)
             ]
             found.append(
                 Difference(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from experiments.compare.report import draw_gpus
 from experiments.explain import draw_misses
 from experiments.figures import (
     GPUS,
@@ -461,3 +462,25 @@ def test_what_is_compared_has_one_colour_everywhere(repository: Path) -> None:
     many = [f"G{n}" for n in range(20)]
     assert list(gpu_colours(many)) == many
     assert len(set(gpu_colours([*GPUS, "X1", "X2"]).values())) == len(SERIES)
+
+
+def test_more_policies_than_colours_are_told_apart() -> None:
+    """A researcher compares a dozen baselines with several of her own: two lines of one colour were
+    one policy to who looked.
+    """
+    names = [f"policy {n}" for n in range(len(SERIES) + 3)]
+    rows = [
+        {"scenario": "day", "seed": 1, "error": "", "policy": name, "gpus_held": [1, 2]}
+        for name in names
+    ]
+    (ax,) = draw_gpus(rows, pd.DataFrame(rows)).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(names)
+    one = results(seeds=1)
+    one = one[(one["policy"] == "slo") & (one["alpha"] == 0.1) & (one["period_s"] == 30.0)]
+    many = pd.concat([one.assign(policy=name) for name in names])
+    figure = draw_cost_against_attainment(cell_estimates(many, (ATTAINMENT, COST)))
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert len({(mark.get_color(), mark.get_fillstyle()) for mark in marks}) == len(names)
+    (legend,) = figure.legends
+    keys = [patch for patch in legend.get_patches() if patch.get_label() in names]
+    assert len({(key.get_edgecolor(), key.get_fill()) for key in keys}) == len(names)

@@ -65,7 +65,7 @@ Object.assign(inferno, (() => {
       x: front.map((one) => one.x), y: front.map((one) => one.y), name: "front (unbeaten)", type: "scatter",
       mode: "lines", line: { color: look().bound, dash: "dash", width: 1.2 }, hoverinfo: "skip",
     });
-    draw(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
+    draw(place, traces, layoutOf(420, "cost [$/h]", "requests within target [%]", item.points.length ? {
       xaxis: { range: upwards(view(item.points, "x")) }, yaxis: { range: shares(view(item.points, "y")) },
     } : { annotations: [emptyNote("not known: no request was scored")] }));
   }
@@ -180,7 +180,7 @@ Object.assign(inferno, (() => {
   function dataOf(item) {
     const form = short;
     switch (item.kind) {
-      case "cost": return tableOf(["", "cost [$ an hour]", "within target [%]"], item.points.map((one) => [one.text, form(one.x), form(one.y)]));
+      case "cost": return tableOf(["", "cost [$/h]", "within target [%]"], item.points.map((one) => [one.text, form(one.x), form(one.y)]));
       case "heat": return tableOf(["alpha", ...item.periods_s.map((value) => `period ${value} s`)],
         item.values.map((row, place) => [String(item.alphas[place]), ...row.map(form)]));
       case "bars": return tableOf(["", ...item.parts.map((part) => part.name)],
