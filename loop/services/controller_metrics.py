@@ -21,7 +21,7 @@ from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, ServerView, Snapshot
+    from loop.types import Change, CycleRecord, Decision, ServerView, Snapshot, WhyKind
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 ATTAINMENT_CYCLES = 60  # an hour of cycles of a minute
@@ -32,6 +32,7 @@ PER_TYPE = MappingProxyType(
     }
 )
 OUTCOMES = ("met", "missed")
+IN_PART = frozenset({"capacity", "budget"})  # what a target gives as its reason then
 ERROR_METRICS = ("ttft", "itl", "throughput", "start_up")
 PER_SERVER = MappingProxyType(
     {
@@ -84,7 +85,7 @@ class ControllerMetrics:
         )
         self._unserved = ReasonGauge(
             "inferno_unserved_servers",
-            "Servers that nothing can serve as their targets ask, by reason.",
+            "Servers that cannot be served as their targets ask, or not all that comes, by reason.",
             self.registry,
         )
         self._per_type = {
@@ -149,7 +150,7 @@ class ControllerMetrics:
             taken=record.applied and bool(record.changes),
         )
         self._cost.set(record.total_cost_cents_per_h)
-        self._unserved.show(why.kind for why in record.decision.unserved.values())
+        self._unserved.show(_short(record.decision).values())
         gpus = capacity_rows(record)
         for metric, gauge in self._per_type.items():
             field = metric.removeprefix("inferno_gpus_")
@@ -246,6 +247,18 @@ class LabelledGauge:
         for name, value in known.items():
             self._gauge.labels(name).set(value)
         self._shown = set(known)
+
+
+def _short(decision: Decision) -> dict[str, WhyKind]:
+    """Return why servers cannot be served as their targets ask: nothing serves them so, or GPUs and
+    money serve a part of what comes.
+    """
+    parts = {
+        name: target.why.kind
+        for name, target in decision.targets.items()
+        if target.why.kind in IN_PART
+    }
+    return {**parts, **{name: why.kind for name, why in decision.unserved.items()}}
 
 
 def _seconds(figure_ms: float | None) -> float | None:

@@ -176,6 +176,12 @@ def test_what_nothing_can_serve_is_counted_by_reason_until_something_can() -> No
     assert shown(metrics.registry)["inferno_unserved_servers", "capacity"] == 1.0
     metrics.observe(record(server_view()))
     assert shown(metrics.registry)["inferno_unserved_servers", "capacity"] == 0.0
+    # Of 12,474 requests a minute 3,179 had replicas, and nobody was alerted.
+    (name, target), *_ = decision.targets.items()
+    why = Why(kind="capacity", text="capacity: 3179 of 12474 requests/min")
+    part = replace(decision, targets={name: replace(target, why=why)})
+    metrics.observe(record(server_view(), decision=part))
+    assert shown(metrics.registry)["inferno_unserved_servers", "capacity"] == 1.0
 
 
 def test_a_server_without_targets_or_figures_has_no_attainment() -> None:
