@@ -128,6 +128,8 @@ class ControllerMetrics:
         self._duration.observe(record.timing.total_ms / 1000.0)
         self._paused.set(1.0 if record.paused else 0.0)
         self.world.warn(record.warning_kinds)
+        if record.error and not record.failed:
+            self.world.warn(["data"])  # refused, and the last good ones used
         if not record.failed:
             self._success.set(datetime.fromisoformat(record.ts).timestamp())
         if record.seen is None or record.decision is None:

@@ -80,10 +80,10 @@ def make_optimizer_app(
         return message(problem.status, str(problem))
 
     if early:
-        app.include_router(_early_optimisation(settings))
+        app.include_router(_early_optimization(settings))
     else:
         desk = Desk(stateful=stateful, habits=habits_of(settings.rules))
-        app.include_router(_optimisation(desk, settings, warnings=_warnings(registry)))
+        app.include_router(_optimization(desk, settings, warnings=_warnings(registry)))
         app.include_router(make_verbs(desk))
     return app
 
@@ -97,10 +97,10 @@ def _warnings(registry: CollectorRegistry) -> Counter:
     return found
 
 
-def _optimisation(desk: Desk, settings: OptimizerSettings, *, warnings: Counter) -> APIRouter:
+def _optimization(desk: Desk, settings: OptimizerSettings, *, warnings: Counter) -> APIRouter:
     habits = desk.habits
     solution = ExplainedSolution if habits.explains else AllocationSolution
-    router = APIRouter(tags=["optimise"])
+    router = APIRouter(tags=["optimize"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
 
     def told(answer: Answer) -> Json:
@@ -108,21 +108,21 @@ def _optimisation(desk: Desk, settings: OptimizerSettings, *, warnings: Counter)
         return _told(answer, habits)
 
     def optimize_one(body: SystemData) -> Json:
-        """Optimise the system of the body, and keep it as the one that the other verbs see."""
+        """Optimize the system of the body, and keep it as the one that the other verbs see."""
         spec = body.spec
-        system, answer = _optimised(
+        system, answer = _optimized(
             store.system_of(spec), spec.optimizer_data.flags, settings, habits
         )
         desk.change(lambda _before: system)
         return told(answer)
 
     def optimize_kept(body: OptimizerData) -> Json:
-        """Optimise the system that the other verbs built up; /applyAllocation then makes the
+        """Optimize the system that the other verbs built up; /applyAllocation then makes the
         answer its state.
         """
         flags = body.flags if habits.reads_wrapped_flags else body
         with desk.lock:
-            desk.system, answer = _optimised(desk.system, flags, settings, habits)
+            desk.system, answer = _optimized(desk.system, flags, settings, habits)
         return told(answer)
 
     optimize_one.__annotations__["body"] = body_of(SystemData, habits.level)
@@ -133,15 +133,15 @@ def _optimisation(desk: Desk, settings: OptimizerSettings, *, warnings: Counter)
     return router
 
 
-def _early_optimisation(settings: OptimizerSettings) -> APIRouter:
+def _early_optimization(settings: OptimizerSettings) -> APIRouter:
     """Return the route for messages of mid 2025. A server that is left without an allocation is
     absent from the answer, as it was.
     """
-    router = APIRouter(default_response_class=Json, tags=["optimise"])
+    router = APIRouter(default_response_class=Json, tags=["optimize"])
 
     @router.post("/optimizeOne", response_model=None)
     def optimize_one(body: JsonText) -> Json:
-        """Optimise the system of the body, by the model of mid 2025."""
+        """Optimize the system of the body, by the model of mid 2025."""
         answer = optimize_json(
             body,
             solver=settings.solver,
@@ -155,7 +155,7 @@ def _early_optimisation(settings: OptimizerSettings) -> APIRouter:
     return router
 
 
-def _optimised(
+def _optimized(
     system: System, flags: OptimizerSpec, settings: OptimizerSettings, habits: Habits
 ) -> tuple[System, Answer]:
     """Return *system* with what each server shall have, and the answer that says so."""

@@ -87,7 +87,7 @@ def create_app(
             start()
         yield
 
-    app = FastAPI(
+    app = Service(
         title=f"Inferno Twin: {title}",
         lifespan=lifespan,
         default_response_class=Json,
@@ -121,6 +121,24 @@ def create_app(
 
     app.state.gate, app.state.stop = gate, stop_all
     return app
+
+
+class Service(FastAPI):
+    """An application whose verbs are told by what they do, where FastAPI gives the names of our
+    functions.
+    """
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the schema; it is made once."""
+        if self.openapi_schema is None:
+            verbs = [verb for path in super().openapi()["paths"].values() for verb in path.values()]
+            for verb in verbs:
+                told = " ".join(verb.pop("description", "").split())
+                first, _, rest = told.partition(". ")
+                verb["summary"] = first.removesuffix(".") or verb["summary"]
+                if rest:
+                    verb["description"] = rest
+        return super().openapi()
 
 
 def stop_actor(actor: Actor[Any], watched: WatchedBackend | None) -> None:

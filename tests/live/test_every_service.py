@@ -126,7 +126,9 @@ def test_every_verb_is_described_with_models(service: httpx.Client) -> None:
     for path, methods in described["paths"].items():
         for method, verb in methods.items():
             names.append(verb["operationId"])
-            assert verb.get("description") or verb["summary"], path
+            # Verbs of the table of kinds are told by their names, others by what they do.
+            named = path.startswith(("/get", "/set", "/add", "/remove", "/apply"))
+            assert named or len(verb["summary"].split()) > 2, path
             success = verb["responses"]["200"]
             for kind, content in success.get("content", {}).items():
                 assert kind == "application/json"

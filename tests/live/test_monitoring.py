@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -22,6 +22,7 @@ from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.source import MetricsSource
 from loop.signals.demand import WindowSettings
+from loop.types import MissingKind, WhyKind
 from tests.live.kube_worlds import kube_world, manifest
 from tests.live.prometheus_server import program, prometheus_server
 from tests.live.served import serving
@@ -112,6 +113,26 @@ def test_every_alert_has_a_page_that_says_what_to_do(name: str) -> None:
 def test_runbooks_are_of_alerts_that_there_are() -> None:
     """A page of an alert that was renamed is found by nobody."""
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {*alerts(), "README"}
+
+
+@pytest.mark.parametrize(
+    ("page", "known"),
+    [
+        ("InfernoServersHeld", {*get_args(WhyKind), "undecided"}),
+        ("InfernoServersUnserved", {*get_args(WhyKind)}),
+        ("InfernoPodsNotComing", {*get_args(MissingKind)}),
+    ],
+)
+def test_the_reasons_of_a_page_are_those_that_the_loop_gives(page: str, known: set[str]) -> None:
+    """Who is alerted looks for the word of the label; each that wakes somebody has its row."""
+    text = (RUNBOOKS / f"{page}.md").read_text(encoding="utf-8")
+    first = re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE)
+    told = {reason for cell in first for reason in re.findall(r"`(.+?)`", cell)} - {"reason"}
+    assert told
+    assert told <= known
+    if page == "InfernoPodsNotComing":
+        (spared,) = re.findall(r'reason!~"(.*?)"', alerts()[page]["expr"])
+        assert told == known - set(spared.split("|"))
 
 
 def test_panels_neither_overlap_nor_share_a_number() -> None:

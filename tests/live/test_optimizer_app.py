@@ -235,7 +235,7 @@ def test_several_accelerators_of_a_server_are_listed(plain: httpx.Client) -> Non
     assert len(found["parts"]) == 2
 
 
-def test_reads_show_the_system_last_optimised(plain: httpx.Client) -> None:
+def test_reads_show_the_system_last_optimized(plain: httpx.Client) -> None:
     """The stateless service too lets one look at what it was asked, with what each server shall
     have.
     """

@@ -256,7 +256,7 @@ def test_what_is_absent_is_zero_in_compat(compat: httpx.Client) -> None:
 
 
 def test_optimizing_one_system_replaces_the_one_that_is_kept(client: httpx.Client) -> None:
-    """As in the existing service: the verbs see the system that was optimised last."""
+    """As in the existing service: the verbs see the system that was optimized last."""
     client.post("/optimizeOne", json=body(server("other")))
     assert [each["name"] for each in got(client, "/getServers")["servers"]] == ["other"]
     assert len(got(client, "/getAccelerators")) == len(SYSTEM["acceleratorData"]["accelerators"])

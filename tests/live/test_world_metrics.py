@@ -202,6 +202,17 @@ def test_warnings_are_counted_by_kind() -> None:
     assert page["inferno_warnings_total", "decide"] == 2.0
 
 
+def test_data_that_are_refused_are_warned_of() -> None:
+    """The cycle goes through with the last good ones, and has an error but no warning: the alert on
+    refused data slept.
+    """
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view(), error="capacity-data.json: line 5: expected JSON"))
+    assert shown(metrics.registry)["inferno_warnings_total", "data"] == 1.0
+    metrics.observe(record(server_view(), error="no answer", failed_phase="apply"))
+    assert shown(metrics.registry)["inferno_warnings_total", "data"] == 1.0
+
+
 def test_what_is_amiss_with_the_world_is_counted_in_each_look() -> None:
     """Nobody can be alerted by a line of /readyz, which stays ready."""
     metrics = ControllerMetrics()
