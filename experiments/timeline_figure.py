@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from experiments.columns import Floats
 from experiments.figures import (
     BLACK,
     BLUE,
@@ -44,6 +45,11 @@ _NUMBERS_IN = 0.2  # of a time axis
 _CHARACTER_IN, _LINE_IN = 0.072, 0.14  # of a title, of wide letters
 PANELS_MAX = 60
 """Servers that a figure shows; of more nobody sees one."""
+# Of a run of more minutes the rate is drawn of several taken together: chance from one to the next
+# would make a band of the line.
+_POINTS_MAX = 300
+_HOURS_FROM_S = 5 * 3600.0  # the time axis of a longer run tells hours
+_HOUR_STEPS = (1, 2, 3, 6, 12, 24, 48, 72, 168)
 
 Spells = Sequence[tuple[float, float, str]]
 
@@ -285,19 +291,28 @@ def _draw_server(
     marks.area(x_in, ready_in, present_in, color=ORANGE, alpha=1.0)
     marks.line(x_in, ready_in, color=BLUE, width=1.8)
     marks.line(x_in, wanted_in, color=BLACK, width=1.0, dashes=(0, (3, 1.5)))
-    rate_top = 1.15 * max(1.0, float(minutes["rate_rpm"].max()))
-    middle_s = minutes["start_s"] + minutes["length_s"] / 2
+    middle_s, rate_rpm = rate_points(minutes)
+    rate_top = 1.15 * max(1.0, float(rate_rpm.max()))
     marks.line(
-        panel.x_in(middle_s, end_s),
-        panel.y_in(minutes["rate_rpm"], rate_top),
-        color=VERMILLION,
-        width=1.0,
+        panel.x_in(middle_s, end_s), panel.y_in(rate_rpm, rate_top), color=VERMILLION, width=1.0
     )
     axes = (
         _Axis(top=top, label="replicas", whole=True),
         _Axis(top=rate_top, label="req/min", color=VERMILLION),
     )
     _draw_frame(marks, panel, *axes, end_s=end_s, title=title)
+
+
+def rate_points(minutes: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Return the middles [s] of the *minutes* and their rates [requests/min]; of many, those of as
+    many stretches as are drawn.
+    """
+    start_s, length_s, rate_rpm = (
+        minutes[name].to_numpy(dtype=float) for name in ("start_s", "length_s", "rate_rpm")
+    )
+    first = np.arange(0, start_s.size, max(math.ceil(start_s.size / _POINTS_MAX), 1))
+    long_s = np.add.reduceat(length_s, first)
+    return start_s[first] + long_s / 2, np.add.reduceat(rate_rpm * length_s, first) / long_s
 
 
 def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
@@ -381,15 +396,24 @@ def _draw_frame(marks: _Marks, panel: _Panel, *axes: _Axis, end_s: float, title:
             ha="center",
             va="center",
         )
-    many = min(8, int(panel.wide_in / 0.42))
-    for value in _ticks(MaxNLocator(nbins=many, steps=[1, 2, 2.5, 5, 10]), end_s / 60.0):
-        x_in = float(panel.x_in(60.0 * value, end_s))
+    unit_s, unit, instants = time_ticks(end_s, many=min(8, int(panel.wide_in / 0.42)))
+    for value in instants:
+        x_in = float(panel.x_in(unit_s * value, end_s))
         marks.line([x_in] * 2, [bottom, bottom - _TICK_IN], color=BLACK, width=0.8)
         if panel.numbered:
             marks.word(x_in, bottom - 1.8 * _TICK_IN, f"{value:g}", ha="center", va="top")
     if panel.lowest:
-        marks.word(left + panel.wide_in / 2, bottom - 0.22, "time [min]", ha="center", va="top")
+        marks.word(left + panel.wide_in / 2, bottom - 0.22, f"time [{unit}]", ha="center", va="top")
     marks.word(left, high + 0.07, title, ha="left", va="bottom", fontsize=8)
+
+
+def time_ticks(end_s: float, *, many: int) -> tuple[float, str, Sequence[float]]:
+    """Return the unit [s] of a time axis to *end_s*, its name, and *many* steps at most."""
+    if end_s <= _HOURS_FROM_S:
+        return 60.0, "min", _ticks(MaxNLocator(nbins=many, steps=[1, 2, 2.5, 5, 10]), end_s / 60.0)
+    end_h = end_s / 3600.0
+    step_h = next((step for step in _HOUR_STEPS if end_h / step <= many), math.ceil(end_h / many))
+    return 3600.0, "h", np.arange(0.0, end_h + 1e-9, step_h).tolist()
 
 
 def _ticks(locator: MaxNLocator, most: float) -> list[float]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -43,7 +45,7 @@ from experiments.timeline import (
     minute_timeline,
     replica_timeline,
 )
-from experiments.timeline_figure import PANELS_MAX, draw_timelines
+from experiments.timeline_figure import PANELS_MAX, draw_timelines, rate_points, time_ticks
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
 from tests.parts import first, first_rows
@@ -226,10 +228,39 @@ def test_all_of_a_timeline_can_be_read(width_in: float | None, servers: int) -> 
     )
     assert width_in is None or figure.get_size_inches()[0] == pytest.approx(width_in)
     words = words_of(figure)
-    assert {"time [min]", "MI300X", "$ an hour"} <= {text for text, _ in words}
+    assert {"time [h]", "MI300X", "$ an hour"} <= {text for text, _ in words}
     for number, (text, box) in enumerate(words):
         over = [other for other, place in words[:number] if box.overlaps(place.padded(-0.01))]
         assert not over, (text, over)
+
+
+@given(
+    minutes=st.lists(
+        st.tuples(st.floats(1.0, 60.0), st.floats(0.0, 1e5)), min_size=1, max_size=3000
+    )
+)
+def test_of_a_long_run_the_rate_is_drawn_of_several_minutes_together(
+    minutes: list[tuple[float, float]],
+) -> None:
+    """Four days of minutes were a band as wide as chance makes it; all requests stay in it."""
+    length_s, rate_rpm = np.array(minutes).T
+    start_s = np.cumsum(length_s) - length_s
+    frame = pd.DataFrame({"start_s": start_s, "length_s": length_s, "rate_rpm": rate_rpm})
+    middle_s, thinned = rate_points(frame)
+    assert thinned.size <= 300
+    assert np.all(np.diff(middle_s) > 0.0)
+    if len(minutes) <= 300:
+        assert thinned == pytest.approx(rate_rpm)
+    assert thinned.max() <= rate_rpm.max() * (1 + 1e-9)
+
+
+@given(end_s=st.floats(60.0, 3e7), many=st.integers(2, 8))
+def test_a_time_axis_has_few_steps_in_a_unit_that_people_count_in(end_s: float, many: int) -> None:
+    """5,000 minutes are how many days?"""
+    unit_s, unit, instants = time_ticks(end_s, many=many)
+    assert unit == ("min" if end_s <= 5 * 3600.0 else "h")
+    assert 1 <= len(instants) <= many + 1
+    assert all(0.0 <= unit_s * value <= end_s * (1 + 1e-9) for value in instants)
 
 
 @pytest.mark.costly

@@ -268,7 +268,7 @@ Object.assign(inferno, (() => {
       const { mean, p50, p95 } = server.traffic[name];
       const most = [mean, p50, p95].flatMap(known).reduce((one, other) => Math.max(one, other), 0);
       return most > tops[name] ? [{
-        ...emptyNote(`↑ up to ${figure(Math.round(most))} ms`, `${yref} domain`), x: 1, y: 1, xanchor: "right", yanchor: "top",
+        ...emptyNote(`↑ up to ${figure(Math.round(most))} ms`, `${yref} domain`), x: 1, y: 1, xanchor: "right", yanchor: "top", bgcolor: look().paper,
       }] : [];
     });
   }
