@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import shtab
 
-from inferno.cli.completion import SHELLS, whole_parser
+from inferno.cli.completion import SHELLS, script_for
 from inferno.cli.main import NAMES, main
 
 # As a shell does when somebody presses the tabulator: the words so far, then what is offered.
@@ -25,7 +24,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 TYPED = """
 zmodload zsh/zpty
 zpty z zsh -f -i
-zpty -w z "PS1=ready; fpath=($1 $fpath); autoload -Uz compinit; compinit -u -D; echo be''gun"
+zpty -w z "PS1=ready; fpath=($1 $fpath); autoload -Uz compinit; compinit -u -D; $4 echo be''gun"
 zpty -r z shown '*begun*'
 zpty -n -w z "$2"$'\\t\\t'
 zpty -r z shown "*$3*"
@@ -36,7 +35,7 @@ print -r -- $shown
 @cache
 def script(shell: str) -> str:
     """Return the script for a shell."""
-    return shtab.complete(whole_parser(), shell=shell)
+    return script_for(shell)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +103,25 @@ def test_the_command_prints_a_script_that_its_shell_can_read(
     assert done.returncode == 0, done.stderr
 
 
-def test_zsh_offers_policies_by_name(tmp_path: Path) -> None:
-    """zsh read the colons of the names as its own, and said "unmatched '" at each tabulator."""
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("_inferno", ""), ("sourced", "source {}/sourced;")],
+    ids=["fpath", "source"],
+)
+def test_zsh_offers_policies_by_name(tmp_path: Path, name: str, first: str) -> None:
+    """zsh read the colons of the names as its own, and said "unmatched '" at each tabulator. A
+    script that was sourced said that it "can only be called from completion function".
+    """
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")
-    (tmp_path / "_inferno").write_text(script("zsh"), encoding="utf-8")
-    asked = ["zsh", "-c", TYPED, "ask", str(tmp_path), "inferno sim --policy sta", "static_peak"]
+    (tmp_path / name).write_text(script("zsh"), encoding="utf-8")
+    typed = ("inferno sim --policy sta", "static_peak", first.format(tmp_path))
+    asked = ["zsh", "-c", TYPED, "ask", str(tmp_path), *typed]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
     assert "static_peak" in done.stdout
     assert "unmatched" not in done.stdout
     assert "not found" not in done.stdout
+    assert "can only be called" not in done.stdout
 
 
 def test_fish_offers_policies_and_options(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Print a script that lets a shell complete commands, options and file names.
   mkdir -p ~/.local/share/bash-completion/completions     where bash looks
   inferno completion bash > ~/.local/share/bash-completion/completions/inferno
   inferno completion zsh > ~/.zfunc/_inferno               a folder of $fpath
+  source <(inferno completion zsh)                         or this in ~/.zshrc
   inferno completion fish > ~/.config/fish/completions/inferno.fish
 """
 
@@ -27,10 +28,18 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    print(script_for(options.shell))
+    return EXIT_OK
+
+
+def script_for(shell: str) -> str:
+    """Return the script for *shell*."""
     import shtab
 
-    print(shtab.complete(whole_parser(), shell=options.shell))
-    return EXIT_OK
+    script = shtab.complete(whole_parser(), shell=shell)
+    # Theirs takes a script that zsh sources for one that is called to complete; that is _inferno
+    # on $fpath.
+    return script.replace("$zsh_eval_context[-1] == eval", "$funcstack[1] != _inferno")
 
 
 def whole_parser() -> ArgumentParser:
