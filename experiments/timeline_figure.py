@@ -46,7 +46,7 @@ _CHARACTER_IN, _LINE_IN = 0.072, 0.14  # of a title, of wide letters
 PANELS_MAX = 60
 """Servers that a figure shows; of more nobody sees one."""
 # Of a run of more minutes the rate is drawn of several taken together: chance from one to the next
-# would make a band of the line.
+# would blur it.
 _POINTS_MAX = 300
 _HOURS_FROM_S = 5 * 3600.0  # the time axis of a longer run tells hours
 _HOUR_STEPS = (1, 2, 3, 6, 12, 24, 48, 72, 168)

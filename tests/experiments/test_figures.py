@@ -242,7 +242,7 @@ def test_all_of_a_timeline_can_be_read(width_in: float | None, servers: int) -> 
 def test_of_a_long_run_the_rate_is_drawn_of_several_minutes_together(
     minutes: list[tuple[float, float]],
 ) -> None:
-    """Four days of minutes were a band as wide as chance makes it; all requests stay in it."""
+    """Four days of minutes were as wide as chance makes them; all requests stay in it."""
     length_s, rate_rpm = np.array(minutes).T
     start_s = np.cumsum(length_s) - length_s
     frame = pd.DataFrame({"start_s": start_s, "length_s": length_s, "rate_rpm": rate_rpm})
