@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
+from math import isnan
 from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, QUEUED, START_TIME, WAITING, Names
@@ -318,6 +319,9 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         # A recording rule that gives a metric another name has times of its own.
         if any(quantity not in ranked or ranked[quantity][0] >= of for quantity, of in meanings):
             scrapes.update(told)
+    # Some stores show that a target has gone by a last sample of all its series that is no number:
+    # no page came then.
+    scrapes &= {time_s for one in series for time_s, value in one.points if not isnan(value)}
     by_quantity = {
         quantity: _without_parts(found) if quantity in GAUGES else found
         for quantity, (_, found) in ranked.items()

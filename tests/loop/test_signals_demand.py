@@ -446,6 +446,25 @@ def test_one_engine_scraped_twice_counts_once(
     assert engines_notes({"s1": found}) == []
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+def test_a_mark_that_a_target_has_gone_is_no_page(gone: int) -> None:
+    """VictoriaMetrics shows it as a sample that is no number: taken for a page on which nothing
+    had grown, 40 of 60 rpm were read.
+    """
+    samples = [
+        sample(NOW_S - 50.0 + SCRAPE_S * i, success=100.0 + SCRAPE_S * i, running=4.0)
+        for i in range(4)
+    ]
+    marked_s = samples[4 - gone].t_s
+    series = [
+        one._replace(points=[*one.points, (marked_s, math.nan)])
+        for one in series_of(samples[: 4 - gone])
+    ]
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
+    assert found.age_s == pytest.approx(5.0 + SCRAPE_S * gone)
+
+
 PROXY = {"job": "pods", "container": "proxy", "instance": "10.0.0.1:15020"}
 VLLM = {"job": "pods", "container": "vllm", "instance": "10.0.0.1:8000"}
 
