@@ -33,6 +33,7 @@ ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeo
 ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
 TOLD = frozenset(GAUGES)
 CLOCKS_S = 2.0  # of a cluster and of who scrapes, between which a restart and its sample may stand
+MISSED_INTERVALS = 1.5  # after its last scrape, and whoever tells then tells in its place
 # Of so many scrapes one at most at which counters have fallen, and nobody tells why: between
 # others a process may have begun anew that shows more by now than the one before.
 RESTARTS_OF_SCRAPES = 4
@@ -128,13 +129,51 @@ def tracks_of(
     Of a twin *speed* seconds pass in one of the samples.
     """
     tracks = []
-    for process in processes_of(series, names=names, engines=engines):
-        restarted = restarts_between(process.times_s, restarts_s)
+    for process, begun in in_place_of_others(processes_of(series, names=names, engines=engines)):
+        restarted = begun | restarts_between(process.times_s, restarts_s)
         # What falls because a process has begun anew is none of another one's.
         answered = [process] if restarted else by_turns(process, speed=speed)
         of_port = (_track(one, by_turns=len(answered) > 1, restarted=restarted) for one in answered)
         tracks += [track for track in of_port if track is not None]
     return tracks
+
+
+def in_place_of_others(processes: Iterable[Process]) -> list[tuple[Process, frozenset[int]]]:
+    """Return the *processes* of a pod, those as one of which each told only when the one before had
+    ended (the address of a pod has changed, or labels that somebody gives it), and at which scrapes
+    of it another one began: whether it goes on counting nobody knows.
+    """
+    chains: list[list[Process]] = []
+    for process in sorted(processes, key=lambda one: one.times_s[:1]):
+        chain = next((of for of in chains if _is_over(of[-1], by=process)), None)
+        if chain is None:
+            chains.append([process])
+        else:
+            chain.append(process)
+    return [(chain[0], frozenset[int]()) if len(chain) == 1 else _joined(chain) for chain in chains]
+
+
+def _is_over(process: Process, *, by: Process) -> bool:
+    """Tell whether *process* had missed a scrape when another one, that began after it, told."""
+    mine_s, its_s = process.times_s, by.times_s
+    if not mine_s or not its_s or its_s[0] <= mine_s[-1]:
+        return False
+    intervals_s = [later - earlier for of in (mine_s, its_s) for earlier, later in pairwise(of)]
+    return its_s[-1] - mine_s[-1] > MISSED_INTERVALS * max(intervals_s, default=float("inf"))
+
+
+def _joined(chain: Sequence[Process]) -> tuple[Process, frozenset[int]]:
+    times_s: list[float] = []
+    begun: set[int] = set()
+    by_quantity: dict[str, dict[Labels, Points]] = {}
+    for process in chain:
+        begun.add(len(times_s))
+        times_s += process.times_s
+        for quantity, columns in process.by_quantity.items():
+            of = by_quantity.setdefault(quantity, {})
+            for labels, points in columns.items():
+                of[labels] = [*of.get(labels, ()), *points]
+    return Process(times_s, by_quantity), frozenset(begun - {0})
 
 
 def restarts_between(times_s: Sequence[float], restarts_s: Collection[float]) -> frozenset[int]:

@@ -465,6 +465,25 @@ def test_a_mark_that_a_target_has_gone_is_no_page(gone: int) -> None:
     assert found.age_s == pytest.approx(5.0 + SCRAPE_S * gone)
 
 
+@pytest.mark.parametrize("label", ["instance", "container_id", "node"])
+@pytest.mark.parametrize("old", [1, 2, 3])
+def test_an_engine_under_new_labels_is_the_one_in_whose_place_it_tells(
+    label: str, old: int
+) -> None:
+    """A pod gets another address where its sandbox is made anew, and labels that people give it
+    change: both were added up for a window, 120 for 60 rpm.
+    """
+    times_s = [NOW_S - 55.0 + SCRAPE_S * i for i in range(4)]
+    before = [sample(t_s, success=500.0 + t_s, running=4.0) for t_s in times_s[:old]]
+    after = [sample(t_s, success=t_s - times_s[old], running=4.0) for t_s in times_s[old:]]
+    series = series_of(before, labels={label: "a"}) + series_of(after, labels={label: "b"})
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
+    if old < 3:  # else the next scrape of the old one may be late
+        assert found.pods[name_of("a")].running == 4
+        assert found.pods[name_of("a")].engines == 1
+
+
 PROXY = {"job": "pods", "container": "proxy", "instance": "10.0.0.1:15020"}
 VLLM = {"job": "pods", "container": "vllm", "instance": "10.0.0.1:8000"}
 
