@@ -832,6 +832,26 @@ def test_pods_have_their_age_after_the_clock_of_the_machine_was_set() -> None:
         assert -1.0 <= age_s < 60.0
 
 
+@pytest.mark.parametrize("off_s", [-3600.0, 200.0])
+def test_dates_of_objects_are_read_by_the_clock_of_the_cluster(off_s: float) -> None:
+    """A loop on a machine with another clock took new pods for old ones, whose requests count for a
+    whole window, or for ones that are yet to come, whose requests do not count at all.
+    """
+    clock, wall = MonotonicClock(), ManualClock()
+    wall.time_s = date_now().timestamp() + off_s
+    epoch = WallEpoch(clock, wall_s=wall.now_s)
+    with kube_world(manifest(), clock=clock, wall=epoch, epoch=epoch.date) as world:
+        side = "ahead of" if off_s < 0.0 else "behind"
+        (line,) = world.backend.observe().warnings
+        assert f"s {side} that of this machine" in line
+        world.settled()
+        wall.time_s = date_now().timestamp() + off_s
+        seen = world.backend.observe()
+        age_s = world.clock.now_s() - seen.servers["s1"].pods[0].since_s
+        assert -3.0 <= age_s < 60.0
+        assert not any("that of this machine" in line for line in seen.warnings)
+
+
 def test_looks_at_pods_before_the_machine_stood_still_do_not_count() -> None:
     """Nobody knows how long it did: requests of an hour would be those of a period."""
     clock, wall = ManualClock(), ManualClock()

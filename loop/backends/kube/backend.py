@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 ASIDE = 4  # threads for namespaces that do not answer
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
+CLOCKS_S_MAX = 2.5  # between the clock of the cluster and what dates are counted by
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
 
 
@@ -295,7 +296,25 @@ class KubeBackend:
                 # Nobody knows how long ago its looks were: a machine that stood still for an hour
                 # would take what came in it for what came in a period.
                 self._source.forget()
-        self._epoch = self._wall.date
+
+    def _read_dates(self) -> None:
+        """Count the dates of objects by the clock of the cluster that has written them: ours may be
+        another one. Where it does not tell, by ours.
+        """
+        if self._wall is None:
+            return
+        ours_s, its_s = self._wall.date.timestamp(), self._client.take_epoch_s()
+        epoch_s = ours_s if its_s is None else its_s
+        # Answers tell whole seconds; and what was read of pods is of use as long as it is the same.
+        if abs(epoch_s - self._epoch.timestamp()) <= CLOCKS_S_MAX:
+            return
+        self._epoch = datetime.fromtimestamp(epoch_s, UTC)
+        if abs(epoch_s - ours_s) > CLOCKS_S_MAX:
+            self._writer.told.append(
+                f"the clock of the cluster is {abs(epoch_s - ours_s):.0f} s "
+                f"{'ahead of' if epoch_s > ours_s else 'behind'} that of this machine: dates of "
+                "its objects are read by its own"
+            )
 
     def _read_pause(self) -> str:
         """Return why the ConfigMap for it lets nothing be asked of the cluster, "" if it does; what
@@ -340,6 +359,7 @@ class KubeBackend:
             pods = self._pods.ask(self._pool, texts, [""] if everywhere else spaces)
         listed_pods, without_pods = self._pods.after(pods)
         self._forget(unlisted.keys() & without_pods.keys())
+        self._read_dates()
         servers = read_servers(
             listed, listed_pods, epoch_s=self._epoch.timestamp(), memory=self._memory
         )

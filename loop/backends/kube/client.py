@@ -11,8 +11,9 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -74,6 +75,11 @@ class Timeouts:
 
 class Reply(Protocol):
     """A raw answer."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return its headers, by names in any case."""
+        ...
 
     @property
     def data(self) -> bytes:
@@ -183,6 +189,7 @@ class KubeClient:
         self._timeouts = timeouts or Timeouts()
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._epoch_s: float | None = None
         self._api = connector()
 
     def close(self) -> None:
@@ -190,6 +197,13 @@ class KubeClient:
         self._closed.set()
         api: Any = self._api
         api.close()
+
+    def take_epoch_s(self) -> float | None:
+        """Return the date of second 0 of the clock [Unix time] by that of the cluster, as far as
+        answers have told since this was asked last.
+        """
+        found, self._epoch_s = self._epoch_s, None
+        return found
 
     def deployments(self, namespace: str = "") -> list[Json]:
         """Return the managed Deployments of *namespace*, of all of them when it is empty: one
@@ -522,11 +536,23 @@ class KubeClient:
                 _preload_content=False,
                 _request_timeout=(self._timeouts.connect_s, read_s),
             )
+            self._note_date(reply.headers)
             return reply.data
         except ApiException as error:
             raise _refused(what, error) from error
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"{what}: no answer: {_one_line(error)}", status=0) from error
+
+    def _note_date(self, headers: Mapping[str, str]) -> None:
+        """Note what an answer says of the clock of the cluster: whole seconds, cut, and from before
+        it came whole, so the latest of several is the nearest.
+        """
+        try:
+            date_s = parsedate_to_datetime(headers["Date"]).timestamp() + 0.5
+        except (KeyError, TypeError, ValueError):
+            return
+        epoch_s = date_s - self._clock.now_s()
+        self._epoch_s = epoch_s if self._epoch_s is None else max(self._epoch_s, epoch_s)
 
     def _reconnect(self, used: official.ApiClient, refused: ApiError) -> None:
         """Connect with the present credentials in place of those *used*. Raise ApiError if they
