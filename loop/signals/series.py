@@ -234,16 +234,13 @@ def _track(
     ends_told = "ends" in grown or "answers" in grown
     start = by_quantity.get("start_time")
     ended = _first_value(by_quantity.get("ends") or by_quantity.get("answers"), times_s[0])
-    usage = by_quantity.get("kv_usage")
     return Track(
         times_s=times_s,
         grown=grown,
         gauges={
             "running": running[-1],
             "waiting": waiting[-1],
-            "kv_usage": max(
-                (share_of(points[-1][1]) for points in (usage or {}).values()), default=0.0
-            ),
+            "kv_usage": _fullest(by_quantity.get("kv_usage", {}).values()),
         },
         arrived=told.counted,
         arrived_by_ends=(told.by_ends if ends_told else told.counted)[-1],
@@ -448,14 +445,16 @@ def _falls_at(columns: Iterable[Points], times_s: Sequence[float]) -> Iterator[i
 
 
 def _gauge(columns: Mapping[Labels, Points] | None, times_s: Sequence[float]) -> list[float]:
-    """Return the sum of the series of one gauge at each of *times_s*; what is not shown is 0."""
-    total = [0.0] * len(times_s)
-    for points in (columns or {}).values():
-        value = 0.0
-        for k, told in enumerate(at_times(points, times_s)):
-            value = value if told is None else told
-            total[k] += value
-    return total
+    """Return the sum of the series of one gauge at each of *times_s*; what a page does not show
+    that shows others of them is 0, and if it shows none all are as they were.
+    """
+    shown = [at_times(points, times_s) for points in (columns or {}).values()]
+    total, value = [], 0.0
+    for told in zip(*shown, strict=True):
+        there = [one for one in told if one is not None]
+        value = sum(there) if there else value
+        total.append(value)
+    return total or [0.0] * len(times_s)
 
 
 def _arrived(
@@ -476,6 +475,13 @@ def _arrived(
         for k in broken:
             steps[k - 1] = slope * (times_s[k] - times_s[k - 1])
     return list(accumulate(steps, initial=0.0))
+
+
+def _fullest(caches: Collection[Points]) -> float:
+    """Return the share in use of the fullest of *caches* that the latest page shows of any."""
+    latest_s = max((points[-1][0] for points in caches), default=0.0)
+    told = (points[-1][1] for points in caches if points[-1][0] == latest_s)
+    return max(map(share_of, told), default=0.0)
 
 
 def share_of(usage: float) -> float:

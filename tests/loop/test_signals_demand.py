@@ -484,6 +484,20 @@ def test_an_engine_under_new_labels_is_the_one_in_whose_place_it_tells(
         assert found.pods[name_of("a")].engines == 1
 
 
+def test_a_gauge_that_a_page_shows_no_more_is_gone() -> None:
+    """Series by priority or model come and go with their requests: what one had shown last ran on
+    for as long as the window had it.
+    """
+    samples = [sample(NOW_S - 50.0 + SCRAPE_S * i, success=SCRAPE_S * i) for i in range(4)]
+    series = [one for one in series_of(samples) if "num_requests" not in one.metric]
+    for metric, value in (("vllm:num_requests_running", 3.0), ("vllm:num_requests_waiting", 7.0)):
+        points = [(one.t_s, value) for one in samples]
+        series.append(Series(metric, (("priority", "0"),), points))
+        series.append(Series(metric, (("priority", "1"),), points[:2]))
+    found = told_of({"a": series}, pod("a"))
+    assert (found.pods[name_of("a")].running, found.pods[name_of("a")].waiting) == (3, 7)
+
+
 PROXY = {"job": "pods", "container": "proxy", "instance": "10.0.0.1:15020"}
 VLLM = {"job": "pods", "container": "vllm", "instance": "10.0.0.1:8000"}
 
