@@ -3,7 +3,8 @@ does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,6 +15,8 @@ from loop.backends.deadline import Deadline, watch_opened, within
 from twin.magnitudes import whole
 
 MOVED = (301, 302, 307, 308)
+PACKED = ("gzip", "x-gzip", "deflate")
+PIECE_BYTES = 2**20
 # For clients that fetch.
 NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
 
@@ -86,7 +89,7 @@ def fetch(
 
 def _read(reply: httpx.Response, *, deadline: Deadline, bounds: Bounds) -> bytes:
     pieces, size = [], 0
-    for piece in reply.iter_bytes():
+    for piece in unpacked(reply):
         size += len(piece)
         if size > bounds.bytes_max:
             raise FetchError(f"the answer is longer than {bounds.bytes_max:,} bytes")
@@ -94,6 +97,33 @@ def _read(reply: httpx.Response, *, deadline: Deadline, bounds: Bounds) -> bytes
     if deadline.over:  # what has no length ends where the connection does
         raise FetchError(f"the answer took longer than {bounds.total_s:g} s")
     return b"".join(pieces)
+
+
+def unpacked(reply: httpx.Response) -> Iterator[bytes]:
+    """Yield the body of an answer as it comes, unpacked, in pieces of bounded size: a few bytes may
+    stand for thousands of millions. Raise DecodingError where it is packed otherwise than by gzip,
+    or more than once.
+    """
+    if reply.is_stream_consumed:  # somebody has read it
+        yield reply.content
+        return
+    packed = reply.headers.get("Content-Encoding", "").strip().lower()
+    if packed in ("", "identity"):
+        yield from reply.iter_raw()
+        return
+    if packed not in PACKED:
+        raise httpx.DecodingError(f"expected an answer packed by gzip, found {packed[:60]!r}")
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the head of gzip or of zlib
+    try:
+        for raw in reply.iter_raw():
+            left = raw
+            while left and not unpacking.eof:
+                yield unpacking.decompress(left, PIECE_BYTES)
+                left = unpacking.unconsumed_tail
+    except zlib.error as error:
+        raise httpx.DecodingError(f"expected an answer packed by gzip, found {error}") from error
+    if not unpacking.eof:
+        raise httpx.DecodingError("expected an answer packed by gzip, found a part of one")
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
+from loop.backends.fetch import unpacked
 from loop.errors import BackendError, LoopError, PausedError, Phase, RefusedError
 from twin.datafile import without_halves
 
@@ -106,7 +107,7 @@ class ServiceClient:
                 extensions={"trace": watch_opened},
             ) as answer,
         ):
-            for part in answer.iter_bytes():
+            for part in unpacked(answer):
                 text += part
                 if len(text) > ANSWER_BYTES_MAX:
                     raise _TooMuchError(

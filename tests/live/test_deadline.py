@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from time import monotonic, sleep
@@ -70,6 +73,66 @@ def test_a_head_that_drips_is_given_up(ask: Callable[[str], None], address: str)
     begin_s = monotonic()
     ask(address)
     assert monotonic() - begin_s < allowed_s(3.0)
+
+
+def answering(*, coding: str, body: bytes) -> httpx.Client:
+    """Return a client that gets *body* as it would come over the network."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        pieces = (body[at : at + 1000] for at in range(0, len(body), 1000))
+        return httpx.Response(200, headers={"Content-Encoding": coding}, content=pieces)
+
+    return httpx.Client(transport=httpx.MockTransport(answer))
+
+
+BOUNDS = Bounds(total_s=5.0, bytes_max=2**16)
+TOLD = b"up 1\n" * 1000
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("", TOLD),
+        ("identity", TOLD),
+        ("gzip", gzip.compress(TOLD)),
+        ("GZIP ", gzip.compress(TOLD)),
+        ("deflate", zlib.compress(TOLD)),
+    ],
+)
+def test_an_answer_may_be_packed(coding: str, body: bytes) -> None:
+    """Prometheus packs what is long."""
+    with answering(coding=coding, body=body) as client:
+        assert fetch(client, "GET", "http://x", bounds=BOUNDS).body == TOLD
+
+
+BOMB = gzip.compress(bytes(2**24))
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "line"),
+    [
+        ("gzip", BOMB, "longer than"),
+        (
+            "gzip, gzip",
+            gzip.compress(BOMB),
+            "expected an answer packed by gzip, found 'gzip, gzip'",
+        ),
+        ("br", TOLD, "expected an answer packed by gzip, found 'br'"),
+        ("gzip", TOLD, "expected an answer packed by gzip"),
+        ("gzip", gzip.compress(TOLD)[:-20], "found a part of one"),
+    ],
+)
+def test_an_answer_that_stands_for_more_than_there_may_be_is_given_up(
+    coding: str, body: bytes, line: str
+) -> None:
+    """3 KB, packed twice, took 4 GB of memory and 17 s of a cycle."""
+    with answering(coding=coding, body=body) as client:
+        tracemalloc.start()
+        with pytest.raises(FetchError, match=line):
+            fetch(client, "GET", "http://x", bounds=BOUNDS)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert most < 4 * 2**20
 
 
 def test_a_deadline_that_is_over_ends_what_comes_later_and_one_that_ended_nothing() -> None:
