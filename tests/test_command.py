@@ -5,6 +5,7 @@ is written.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from experiments.config import RunConfig
 from experiments.scenario import Scenario
 from experiments.sources import read_sources
 from inferno.cli import main as inferno
-from inferno.cli.runs import run_config
+from inferno.cli.runs import END_LINE, run_config, working
 from loop.policies import policy_names
 from tests.live.served import eventually
 from twin.kube.files import kubeconfig_text
@@ -478,6 +479,27 @@ def test_a_run_says_what_it_wrote(tmp_path: Path, capsys: Capture) -> None:
     (out / "timeline.png").unlink()
     assert inferno.main(["plot", str(out)]) == 0
     assert (out / "timeline.png").stat().st_size > 0
+
+
+class Terminal(io.StringIO):
+    """What somebody looks at."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_what_takes_its_time_is_told_on_a_terminal_and_nowhere_else(capsys: Capture) -> None:
+    """A report of four days drew for half a minute without a word; a log needs none."""
+    shown = Terminal()
+    with redirect_stderr(shown), working("drawing"):
+        assert shown.getvalue() == "drawing …"
+    assert shown.getvalue().endswith(END_LINE)
+    with redirect_stderr(quiet := Terminal()), working("drawing", quiet=True):
+        assert quiet.getvalue() == ""
+    with working("drawing"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_analyze_answers_each_line_and_fails_at_the_end(tmp_path: Path, capsys: Capture) -> None:

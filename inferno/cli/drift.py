@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import add_data_option, print_notes
+from inferno.cli.runs import add_data_option, print_notes, working
 from inferno.worlds.kube import make_prometheus, wait_for_cluster
 from inferno.worlds.kube_options import (
     add_cluster_options,
@@ -94,7 +94,8 @@ def _run(options: Namespace) -> int:
     if options.records:
         seen = _recorded(options.records, speed=options.speed)
     elif settings.prometheus_url:
-        seen = _asked(settings, options)
+        with working("asking Prometheus", quiet=options.quiet):
+            seen = _asked(settings, options)
     else:
         raise SpecError("drift: expected --records or --prometheus, found neither")
     times_s = [one.t_s for every in seen.values() for one in every]
@@ -102,7 +103,8 @@ def _run(options: Namespace) -> int:
     window_s = min(DAY_S, max(HOUR_S, span_s / WINDOWS))
     if options.window is not None:
         window_s = seconds(options.window, option="window")
-    found = drift_of(seen, system, window_s=window_s)
+    with working("simulating what is to be expected", quiet=options.quiet):
+        found = drift_of(seen, system, window_s=window_s)
     notes += found.notes
     if not found.engines:
         notes.append(

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import print_paths
+from inferno.cli.runs import END_LINE, print_paths, working
 from inferno.worlds.kube import make_prometheus, wait_for_cluster
 from inferno.worlds.kube_options import (
     add_cluster_options,
@@ -151,14 +151,15 @@ def _run(options: Namespace) -> int:
         if settings.prometheus_url:
             prometheus = make_prometheus(settings, options)
             stack.callback(prometheus.close)
-        found = read_system_of(
-            client,
-            prometheus,
-            asked,
-            known=known,
-            now_s=wall_s(),
-            progress=partial(_progress, quiet=options.quiet),
-        )
+        with working("reading the cluster", quiet=options.quiet):
+            found = read_system_of(
+                client,
+                prometheus,
+                asked,
+                known=known,
+                now_s=wall_s(),
+                progress=partial(_progress, quiet=options.quiet),
+            )
     if not found.files["server-data.json"]["servers"]:
         reasons = "; ".join(f"{of}: {line}" for of, line in found.unknown if "left out" in line)
         raise SpecError(
@@ -276,8 +277,8 @@ def _known(options: Namespace) -> Known:
 
 def _progress(share: float, *, quiet: bool) -> None:
     if not quiet and sys.stderr.isatty():
-        end = "\n" if share >= 1.0 else ""
-        print(f"\rasking Prometheus: {share:4.0%}", end=end, file=sys.stderr, flush=True)
+        line = f"asking Prometheus: {share:4.0%}" if share < 1.0 else "fitting latency models …"
+        print(f"{END_LINE}{line}", end="", file=sys.stderr, flush=True)
 
 
 COMMAND = Command(

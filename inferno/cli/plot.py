@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import add_form_options, chosen_form, print_paths
+from inferno.cli.runs import add_form_options, chosen_form, print_paths, working
 
 if TYPE_CHECKING:
     from experiments.figures import Form
@@ -31,7 +31,9 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    print_paths(plot_directory(options.directory, chosen_form(options)))
+    with working("drawing", quiet=options.quiet):
+        paths = plot_directory(options.directory, chosen_form(options))
+    print_paths(paths)
     return EXIT_OK
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import print_paths
+from inferno.cli.runs import print_paths, working
 
 TEXT = """\
 Write one HTML page of runs, sweeps, comparisons, and records of a live loop
@@ -39,9 +39,10 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from inferno.web.report import write_report
+    with working("reading and drawing", quiet=options.quiet):
+        from inferno.web.report import write_report
 
-    write_report(options.directories, options.out, title=options.title)
+        write_report(options.directories, options.out, title=options.title)
     print_paths([options.out])
     return EXIT_OK
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from experiments.executor import Executor
     from experiments.figures import Form
     from experiments.grid import SweepConfig
+
+
+END_LINE = "\r\x1b[K"  # takes a line off a terminal
 
 
 def add_run_options(
@@ -272,6 +276,19 @@ def print_paths(paths: Iterable[Path]) -> None:
     """Say what was written, a line each."""
     for path in paths:
         print(f"wrote {path}")
+
+
+@contextmanager
+def working(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Say on a terminal *what* takes its time, until it is done."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    print(f"{what} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(END_LINE, end="", file=sys.stderr, flush=True)
 
 
 def print_notes(lines: Iterable[str], *, quiet: bool) -> None:
