@@ -94,13 +94,21 @@ def _edges_s(end_s: float, width_s: float) -> Floats:
     return np.append(np.arange(0.0, end_s, width_s), end_s)
 
 
+def _middles_s(edges_s: Floats) -> list[float]:
+    """Return where a figure of a stretch is drawn: at its begin a line would run ahead of what it
+    shows, and end before the run does.
+    """
+    middles: list[float] = ((edges_s[:-1] + edges_s[1:]) / 2.0).tolist()
+    return middles
+
+
 def _traffic(own: Columns, *, end_s: float, width_s: float) -> Traffic:
     edges_s = _edges_s(end_s, width_s)
     cell = np.searchsorted(edges_s, own["arrival_s"], side="right") - 1
     counts = np.bincount(cell, minlength=edges_s.size - 1)
     ttft_ms, itl_ms = measured_latencies_ms(own)
     return Traffic(
-        t_s=edges_s[:-1].tolist(),
+        t_s=_middles_s(edges_s),
         rate_rpm=(counts / (np.diff(edges_s) / MINUTE_S)).tolist(),
         ttft_ms=_latencies(ttft_ms, cell, cells=edges_s.size - 1),
         itl_ms=_latencies(itl_ms, cell, cells=edges_s.size - 1),
@@ -198,7 +206,7 @@ def _fleet(records: RunRecords, seen: Fleet, *, width_s: float) -> Fleet:
         if priced
         else _last_seen(seen.t_s, seen.cost_usd_per_h, t_s),
         backlog=_last_seen(seen.t_s, seen.backlog, t_s),
-        attainment_t_s=_edges_s(records.end_s, width_s)[:-1].tolist(),
+        attainment_t_s=_middles_s(_edges_s(records.end_s, width_s)),
         attainment=share,
         attainment_of="requests",
     )
