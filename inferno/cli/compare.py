@@ -40,7 +40,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         + ",".join(POLICIES)
         + ")",
     )
-    add_run_options(parser, many=True)
+    add_run_options(parser, many=True, further=True)
     add_seed_options(parser)
     parser.add_argument(
         "--price",

@@ -6,10 +6,12 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 
-POLICY_HELP = (
-    "what decides: slo (default), hpa, kpa, keda, ray_serve, aibrix, wva, dynamo, predictive, "
-    "through_hpa, static, static_peak, module:Class or FILE.py"
+_OTHERS = (
+    "hpa, kpa, keda, ray_serve, aibrix, wva, dynamo, predictive, through_hpa, static, "
+    "static_peak, module:Class or FILE.py"
 )
+POLICY_HELP = f"what decides: slo (default), {_OTHERS}"
+FURTHER_HELP = f"policies beside those of --policies: slo, {_OTHERS}"
 Value = float | str | bool | None
 Option = tuple[str, tuple[Value, ...]]
 

@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inferno.cli.policies import POLICY_HELP, Option, add_budget_option, policy_option
+from inferno.cli.policies import (
+    FURTHER_HELP,
+    POLICY_HELP,
+    Option,
+    add_budget_option,
+    policy_option,
+)
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
@@ -28,10 +34,14 @@ END_LINE = "\r\x1b[K"  # takes a line off a terminal
 
 
 def add_run_options(
-    parser: argparse.ArgumentParser, *, many: bool, scenario: str = "disturbed"
+    parser: argparse.ArgumentParser,
+    *,
+    many: bool,
+    scenario: str = "disturbed",
+    further: bool = False,
 ) -> None:
     """Add the options; if *many*, a grid of values separated by commas is taken where that makes
-    sense. *scenario* is the default load.
+    sense. *scenario* is the default load. *further*: policies are named by --policies.
     """
     figures = numbers if many else float
     words = names if many else str
@@ -50,7 +60,7 @@ def add_run_options(
         "--policy",
         type=words,
         action="extend" if many else "store",
-        help=POLICY_HELP + several,
+        help=(FURTHER_HELP if further else POLICY_HELP) + several,
     )
     parser.add_argument(
         "--alpha",

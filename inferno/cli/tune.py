@@ -36,7 +36,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="A,B,…",
         help="policies to tune, and bounds to show (default slo,hpa)",
     )
-    add_run_options(parser, many=True)
+    add_run_options(parser, many=True, further=True)
     parser.add_argument("--seed", type=int, help="the first training seed (default 1)")
     parser.add_argument(
         "--train-seeds", type=int, default=2, help="how many seeds to tune on (default 2)"
