@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from experiments.columns import Window
 from experiments.compare.rows import told_peaks, without_start_up
@@ -28,6 +27,7 @@ from twin.datafile import read_json
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 MISSES_CSV, MISSES_MD, FIGURE = "misses.csv", "misses.md", "misses"

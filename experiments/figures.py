@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.output import whole_file
 from twin.spec import SpecError
+
+# What draws is imported by the functions that draw: a page or a table needs the colours alone.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -37,6 +39,8 @@ WIDTH_IN_MIN, WIDTH_IN_MAX = 2.5, 40.0
 
 def our_style() -> AbstractContextManager[None]:
     """Give the settings under which figures are made, drawn and saved."""
+    import matplotlib as mpl
+
     return mpl.rc_context(
         {
             "font.size": 9,
@@ -54,6 +58,8 @@ def new_figure(*, width_in: float, height_in: float, automatic: bool = True) -> 
     """Return an empty figure in our style, without the global state of pyplot; its layout is found
     or left to you.
     """
+    from matplotlib.figure import Figure
+
     with our_style():
         return Figure(figsize=(width_in, height_in), layout="constrained" if automatic else None)
 

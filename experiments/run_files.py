@@ -29,7 +29,6 @@ from experiments.timeline import (
     minute_timeline,
     replica_timeline,
 )
-from experiments.timeline_figure import draw_timelines
 from experiments.versions import PACKAGE, commit, versions
 from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import read_json, unreadable
@@ -269,6 +268,9 @@ def _target(server: Mapping[str, Any]) -> SloTarget | None:
 
 
 def _draw(records: RunRecords, form: Form = SCREEN) -> Any:
+    # A report reads the files of runs as well, and draws them in the browser.
+    from experiments.timeline_figure import draw_timelines
+
     counts = replica_timeline(
         records.pods, records.desired, names=records.names, end_s=records.end_s
     )

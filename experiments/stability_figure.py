@@ -5,13 +5,10 @@ function, then drawing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from experiments.compare.files import read_table
 from experiments.figures import (
@@ -36,6 +33,10 @@ from experiments.sweep_figures import (
     view,
 )
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAME = "stability"
 METRICS = (
@@ -143,6 +144,8 @@ def _draw_line(
 
 
 def _finish(ax: Axes, metric: Metric, own: pd.DataFrame) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     factors = sorted(own["start_up"].unique())
     ax.set_ylabel(metric.label)
     ax.set_xticks(factors, [f"{factor:g}" for factor in factors])

@@ -8,16 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from experiments.confidence import estimate
 from experiments.figures import (
@@ -31,6 +25,12 @@ from experiments.figures import (
     save_figure,
     span_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
@@ -76,6 +76,9 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
     """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one
     colour scale.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=False))
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
     width, height = max(2.6, 0.95 * len(periods) + 1.2), max(1.8, 0.6 * len(alphas) + 1.1)
@@ -88,7 +91,7 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
         narrowest_in=0.55 * len(periods) + 1.0,
     )
     figure = grid_in.figure
-    scale = mpl.colors.Normalize(*scale_of(cells[metric.column]))
+    scale = Normalize(*scale_of(cells[metric.column]))
     with our_style():
         grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
         for ax, (key, group) in zip(grid.flat, groups, strict=False):
@@ -97,9 +100,8 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
         for ax in list(grid.flat)[len(groups) :]:
             ax.set_axis_off()
         label = f"{metric.label}\nmean ± 95 % interval over seeds"
-        figure.colorbar(
-            mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=label, shrink=0.9
-        )
+        colours = ScalarMappable(norm=scale, cmap="cividis")
+        figure.colorbar(colours, ax=grid, label=label, shrink=0.9)
     return figure
 
 
@@ -141,6 +143,8 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
     """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker
     per period.
     """
+    from matplotlib.ticker import MaxNLocator
+
     panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=False))
     policies, periods = list(cells["policy"].unique()), sorted(cells["period_s"].unique())
     grid_in = grid_of(
@@ -205,6 +209,9 @@ def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
 
 def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
     """Return the keys of a legend: a colour per policy, a marker per period."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     colours = [
         Patch(edgecolor=colour_of(i), facecolor=colour_of(i), fill=is_filled(i), label=name)
         for i, name in enumerate(policies)

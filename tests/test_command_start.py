@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import pytest
 
+from experiments import RunConfig, run, write_run
 from inferno.cli.main import NAMES, module_of
 
 FIGURES = frozenset({"pandas", "matplotlib", "pyarrow"})
@@ -179,3 +180,15 @@ simulate_row(planned)
     assert "twin.serving.cluster" in modules
     assert modules & (FIGURES | SERVING | CLIENTS | {"rich"}) == set()
     assert modules & SOLVERS == set()
+
+
+@pytest.mark.costly
+def test_a_page_is_written_without_what_draws_pictures(repository: Path, tmp_path: Path) -> None:
+    """The browser draws a report: to import Matplotlib was a quarter of what one of a run takes."""
+    small = RunConfig(data=repository / "sample-data" / "small", scenario="steady", hours=0.02)
+    write_run(run(small), tmp_path / "run")
+    words = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html"), "--quiet"]
+    code = f"from inferno.cli.main import main\nassert main({words}) == 0"
+    modules = imported(code, folder=repository)
+    assert "inferno.web.page" in modules
+    assert modules & {"matplotlib", *SERVING, *CLIENTS} == set()
