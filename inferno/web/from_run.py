@@ -220,11 +220,16 @@ def _last_seen(at_s: Sequence[float], values: Figures, t_s: Floats) -> list[floa
 
 def _attainment(records: RunRecords, *, width_s: float) -> list[float | None]:
     window = Window(start_s=0.0, end_s=records.end_s)
-    own, verdicts = judged(records.requests, records.targets, window)
-    aimed = target_columns(records.targets).any_set[own["server"]]
-    scored = aimed & (verdicts != LEFT_OUT)
     edges_s = _edges_s(records.end_s, width_s)
-    cell = np.searchsorted(edges_s, own["arrival_s"], side="right") - 1
-    count = np.bincount(cell[scored], minlength=edges_s.size - 1)
-    met = np.bincount(cell[scored & (verdicts == MET)], minlength=edges_s.size - 1)
+    count, met = np.zeros((2, edges_s.size - 1), dtype=np.int64)
+    # A server at a time: verdicts on all requests would take as much memory as these.
+    for target, own in zip(
+        records.targets, by_server(records.requests, len(records.names)), strict=True
+    ):
+        if not target_columns([target]).any_set[0]:
+            continue
+        scored, verdicts = judged({**own, "server": np.zeros_like(own["server"])}, [target], window)
+        cell = np.searchsorted(edges_s, scored["arrival_s"], side="right") - 1
+        count += np.bincount(cell[verdicts != LEFT_OUT], minlength=count.size)
+        met += np.bincount(cell[verdicts == MET], minlength=met.size)
     return [m / n if n else None for m, n in zip(met.tolist(), count.tolist(), strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.columns import Columns, Floats, Window, arrived_within, select
+from experiments.columns import Columns, Floats, Window, arrived_within, by_server, select
 from experiments.explain import misses_of_directory
 from experiments.run_files import RUN, SUMMARY, read_run
 from experiments.scores.misses import Misses
@@ -125,12 +125,11 @@ def beside(runs: Sequence[ReadRun]) -> Section:
 
 
 def _ttft_ms(requests: Columns, window: Window, names: Sequence[str]) -> dict[str, Floats]:
-    own = select(requests, arrived_within(requests, window))
-    ttft_ms, _ = measured_latencies_ms(own)
-    known = np.isfinite(ttft_ms)
-    return {
-        name: np.sort(ttft_ms[known & (own["server"] == index)]) for index, name in enumerate(names)
-    }
+    found = {}
+    for name, own in zip(names, by_server(requests, len(names)), strict=True):
+        ttft_ms, _ = measured_latencies_ms(select(own, arrived_within(own, window)))
+        found[name] = np.sort(ttft_ms[np.isfinite(ttft_ms)])
+    return found
 
 
 def _ecdf(name: str, values: Floats) -> Curve | None:

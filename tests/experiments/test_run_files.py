@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +13,7 @@ from experiments import RunConfig, run, write_run
 from experiments.config import SAMPLE_DATA, config_from_json
 from experiments.figures import SCREEN, Form
 from experiments.run import RunResult
-from experiments.run_files import run_to_directory
+from experiments.run_files import read_run, run_to_directory
 from inferno.cli.plot import plot_directory
 from twin.spec import SpecError
 
@@ -77,6 +78,22 @@ def test_the_table_of_requests_has_names_and_every_request(written: tuple[RunRes
     assert set(frame["outcome"]) == {"finished", "unfinished"}
     by_hand = (frame["outcome"] == "finished") & (frame["arrival_s"] >= result.window.start_s)
     assert int(by_hand.sum()) == result.summary["finished"]
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_requests_are_read_as_they_were_in_any_groups(
+    written: tuple[RunResult, Path], tmp_path: Path, rows: int | None
+) -> None:
+    """A day of a large system has hundreds of groups of rows; a run may have no request at all."""
+    result, out = written
+    for path in out.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    frame = pd.read_parquet(out / "requests.parquet").iloc[:rows]
+    frame.to_parquet(tmp_path / "requests.parquet", index=False, row_group_size=7)
+    found = read_run(tmp_path).requests
+    assert set(found) > {"server", "outcome", "arrival_s"}
+    for name in found:
+        np.testing.assert_array_equal(found[name], result.requests[name][:rows])
 
 
 @pytest.mark.slow
