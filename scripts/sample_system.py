@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ from twin.fit.model_config import read_model
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample-data"
 CONSTANTS = Constants(
-    weights=1.154, layer_ms=0.0374, exchange_ms=0.0213, compute=1.467, kv=1.068, overhead_ms=7.92
+    weights=1.154,
+    layer_ms=0.0374,
+    exchange_ms=0.0213,
+    compute=1.467,
+    kv=1.068,
+    overhead_ms=7.92,
+    link=0.0,
 )
 MAX_NUM_SEQS = 256
 TOKEN_BUDGET = 8192
@@ -148,6 +155,12 @@ KEEPS = {"Free-mistral_7b": "L4"}
 Json = dict[str, Any]
 
 
+def _constants(gpus: int) -> Constants:
+    """Return CONSTANTS for so many GPUs of a replica: then two took as long to exchange as four."""
+    longer = (1.0 + log2(gpus)) / 2.0 if gpus > 1 else 1.0
+    return replace(CONSTANTS, exchange_ms=CONSTANTS.exchange_ms / longer)
+
+
 def written() -> dict[str, Json]:
     """Return the content of each file, by name."""
     sheets = {
@@ -222,7 +235,7 @@ def _engines(
                         tp=gpus,
                         max_batch=MAX_NUM_SEQS,
                         token_budget=TOKEN_BUDGET,
-                        constants=CONSTANTS,
+                        constants=_constants(gpus),
                     )
                     memory_gb = gpus * sheets[TYPES[kind]].memory_gb
                     if engine.weights_gb < SHARE_MIN * memory_gb:

@@ -6,10 +6,11 @@ The file has means of load stages of vLLM (see docs/validation.md). A stage is p
 form: with Poisson arrivals at a rate below saturation, the time of an iteration T solves
 T = alpha + beta · (tokens computed) + gamma · (KV tokens read), where both follow from the rate and
 T itself. The published latency models of two engines count beside the stages, as only they hold
-long prompts. The constants are found by robust least squares on logarithms, and with them what each
-accelerator reaches of its data sheet beside the others. What the measurements do not tell stays
-near what is usual: a constant within some 30 %, an accelerator within 10 %. Each family of models,
-and each accelerator, is then predicted by what the others gave.
+long prompts, and the closed loops of servers of two to eight GPUs (experiments.validation.loops),
+for what these exchange. The constants are found by robust least squares on logarithms, and with
+them what each accelerator reaches of its data sheet beside the others. What the measurements do not
+tell stays near what is usual: a constant within some 30 %, an accelerator within 10 %. Each family
+of models, and each accelerator, is then predicted by what the others gave.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from experiments.config import SAMPLE_DATA
+from experiments.validation import loops as closed
+from experiments.validation.loops import predict_itl, read_loops
 from twin.fit.datasheet import (
     BLOCK,
     CONSTANTS,
@@ -62,11 +65,11 @@ PUBLISHED = {
 # the one that is planned already.
 WAITS = 1.5
 START = Constants(
-    weights=1.2, layer_ms=0.03, exchange_ms=0.02, compute=1.0, kv=1.1, overhead_ms=7.5
+    weights=1.2, layer_ms=0.03, exchange_ms=0.02, compute=1.0, kv=1.1, overhead_ms=7.5, link=2.0
 )
 # One standard deviation of the logarithm of a constant about START, of what an accelerator reaches
-# about 1, and of what one measurement says.
-CONSTANT_SPREAD, REACHED_SPREAD, MEASURED_SPREAD = 0.3, 0.1, 0.1
+# about 1, of what one measurement says, and of one of many of the same server.
+CONSTANT_SPREAD, REACHED_SPREAD, MEASURED_SPREAD, LOOP_SPREAD = 0.3, 0.1, 0.1, 0.15
 CONSTANTS_COUNT = len(astuple(START))
 ROUNDS = 30  # of solving for the batch, on which the experts depend that are read
 # A batch is limited, and the closed form knows no queue.
@@ -196,7 +199,9 @@ class Derived:
 
 
 def derive(stages: Sequence[Stage], *, without: str = "") -> Derived:
-    """Return what *stages* and PUBLISHED give, *without* a family of models or an accelerator."""
+    """Return what *stages*, PUBLISHED and closed loops give, *without* a family of models or an
+    accelerator.
+    """
     used = [stage for stage in stages if without not in (stage.family, stage.accelerator.name)]
     h100 = read_accelerators(DATA / "datasheets" / "accelerators.json")["H100"]
     published = [
@@ -204,6 +209,13 @@ def derive(stages: Sequence[Stage], *, without: str = "") -> Derived:
         for name, latency_model in PUBLISHED.items()
         if without not in (family_of(name), h100.name)
     ]
+    loops = [
+        loop
+        for loop in read_loops()
+        if loop.model.name not in closed.ONLY_PREDICTED
+        and without not in (family_of(loop.model.name), closed.ACCELERATOR)
+    ]
+    seen_ms = np.array([loop.itl_ms for loop in loops])
     names = sorted({stage.accelerator.name for stage in used})
 
     def residuals(logs: Floats) -> Floats:
@@ -222,6 +234,8 @@ def derive(stages: Sequence[Stage], *, without: str = "") -> Derived:
                 np.log(getattr(sheet, field) / getattr(latency_model, field)) / MEASURED_SPREAD
                 for field in ("alpha_ms", "beta_ms", "gamma_ms")
             ]
+        predicted_ms = predict_itl(loops, found.on(h100), found.constants)
+        parts += [*(np.log(predicted_ms / seen_ms) / LOOP_SPREAD)]
         return np.array(parts)
 
     start = np.zeros(CONSTANTS_COUNT + len(names))
@@ -236,7 +250,7 @@ def on(stage: Stage, found: Derived) -> Stage:
 def _derived(logs: Floats, names: Sequence[str]) -> Derived:
     """Return what *logs* say, each the logarithm of what multiplies START and then 1."""
     values = np.exp(logs)
-    weights, layer_ms, exchange_ms, compute, kv, overhead_ms = (
+    weights, layer_ms, exchange_ms, compute, kv, overhead_ms, link = (
         float(value) for value in values[:CONSTANTS_COUNT] * astuple(START)
     )
     return Derived(
@@ -247,6 +261,7 @@ def _derived(logs: Floats, names: Sequence[str]) -> Derived:
             compute=compute,
             kv=kv,
             overhead_ms=overhead_ms,
+            link=link,
         ),
         reached=dict(zip(names, map(float, values[CONSTANTS_COUNT:]), strict=True)),
     )
@@ -288,6 +303,23 @@ def cross_validated(stages: Sequence[Stage], *, by: Callable[[Stage], str] = fam
     )
 
 
+def loop_errors(stages: Sequence[Stage]) -> Mapping[tuple[str, int], Floats]:
+    """Return the relative errors of ITL of the closed loops of each model and number of GPUs, by
+    what the other families gave.
+    """
+    h100 = read_accelerators(DATA / "datasheets" / "accelerators.json")[closed.ACCELERATOR]
+    loops = read_loops()
+    found = {}
+    for name in dict.fromkeys(loop.model.name for loop in loops):
+        others = derive(stages, without=family_of(name))
+        for tp in sorted({loop.tp for loop in loops}):
+            mine = [loop for loop in loops if (loop.model.name, loop.tp) == (name, tp)]
+            itl_ms = np.array([loop.itl_ms for loop in mine])
+            predicted_ms = np.array(predict_itl(mine, others.on(h100), others.constants))
+            found[name, tp] = predicted_ms / itl_ms - 1.0
+    return found
+
+
 def summary(found: Floats) -> str:
     """Return median and mean of the absolute errors of E2E and TTFT, in one line."""
     sizes = np.abs(found)
@@ -314,6 +346,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"          {len(rows)} stages without it: {summary(errors(rows, others))}")
     print(f"cross-validated over families: {summary(cross_validated(stages))}")
     print(f"over accelerators: {summary(cross_validated(stages, by=accelerator))}")
+    for (name, tp), off in loop_errors(stages).items():
+        size = np.median(np.abs(off))
+        print(f"{name} on {tp} GPUs, ITL: median {size:.1%}, mean error {off.mean():+.1%}")
     return 0
 
 
@@ -323,7 +358,8 @@ def _words(derived: Derived) -> str:
     return (
         f"weights {constants.weights:.3f}  layer {constants.layer_ms:.4f} ms  "
         f"exchange {constants.exchange_ms:.4f} ms  compute {constants.compute:.3f}  "
-        f"kv {constants.kv:.3f}  overhead {constants.overhead_ms:.2f} ms  reached {reached}"
+        f"kv {constants.kv:.3f}  overhead {constants.overhead_ms:.2f} ms  "
+        f"link {constants.link:.3f}  reached {reached}"
     )
 
 

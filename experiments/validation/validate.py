@@ -22,6 +22,7 @@ from experiments.validation.datasheet_constants import (
     Stage,
     accelerator,
     cross_validated,
+    loop_errors,
     predict,
     read_stages,
     summary,
@@ -132,6 +133,11 @@ def stages(path: Path) -> None:
         "vLLM stages, data sheets alone, cross-validated over accelerators: median / mean: "
         f"{summary(cross_validated(below, by=accelerator))}"
     )
+    for (name, tp), off in loop_errors(below).items():
+        print(
+            f"closed loops, data sheets alone, without its family: {name} on {tp} × H100: ITL, "
+            f"median of errors {np.median(np.abs(off)):.1%}, mean error {off.mean():+.1%}"
+        )
     servers: dict[tuple[str, int, str], list[Stage]] = defaultdict(list)
     for stage in everything:
         servers[stage.model.name, stage.tp, stage.accelerator.name].append(stage)
@@ -226,6 +232,7 @@ def _constants(values: Floats) -> Constants:
         compute=CONSTANTS.compute * beta,
         kv=CONSTANTS.kv * gamma,
         overhead_ms=float(values[3]),
+        link=CONSTANTS.link * beta,
     )
 
 

@@ -32,7 +32,7 @@ by replaying logs of its requests on the twin's replica. FILE is one of
 - a CSV of operating points: rate_rps, rate_rpm or concurrency, in_tokens,
   out_tokens, means in ttft_ms and itl_ms, tpot_ms or e2e_ms, and, if you
   have them, percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50) and requests,
-  how many were measured (at a concurrency 10 a user if you do not tell).
+  how many were measured: at a concurrency all come at once at first.
 Several files, of several workloads of one engine, make one fit. Requests that
 failed are left out and counted.
 

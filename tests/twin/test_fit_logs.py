@@ -619,3 +619,32 @@ def test_a_number_beyond_all_bounds_is_told_in_one_line(tmp_path: Path, kind: st
     log, place = huge_figures()[kind]
     with pytest.raises(SpecError, match=rf"^log.json: {place}: expected a number, found '"):
         read_logs(write(tmp_path, "log.json", log))
+
+
+def test_a_log_that_holds_its_requests_twice_is_told(tmp_path: Path) -> None:
+    """Its fit was called good, with half of beta and gamma: each request was replayed beside its
+    copy. Those of a batch that come at once may be alike.
+    """
+    header = "queued_s,input_tokens,output_tokens,first_token_s,last_token_s"
+    lines = [f"{place},100,20,{place}.1,{place}.5" for place in range(20)]
+    path = tmp_path / "log.csv"
+
+    def said(rows: list[str]) -> list[str]:
+        path.write_text("\n".join([header, *rows]) + "\n")
+        return list(left_out(read_logs(path)))
+
+    assert said(lines) == []
+    [told] = said([*lines, *lines])
+    assert told.startswith("log.csv: 20 of 40 requests are like another in every figure")
+    assert said([lines[0]] * 20) == []
+
+
+def test_a_table_of_one_token_answers_needs_no_time_between_two(tmp_path: Path) -> None:
+    """There is none; a zero, or nothing, was refused or counted as a failure."""
+    path = tmp_path / "table.csv"
+    header = "concurrency,in_tokens,out_tokens,ttft_ms,itl_ms,itl_ms_p99"
+    path.write_text(f"{header}\n1,128,1,20,0.0,0\n4,128,1,30,,\n4,128,2,30,,\n")
+    [rows] = read_logs(path)
+    assert (len(rows), rows.failed) == (2, 1)
+    assert rows.e2e_s.tolist() == rows.ttft_s.tolist() == [0.02, 0.03]
+    assert not any(point.percentiles for point in rows.points)

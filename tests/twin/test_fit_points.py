@@ -20,7 +20,7 @@ from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
 from twin.fit.report import fit_text
 from twin.fit.request_csv import RequestRows
-from twin.fit.search import PERCENTILE_SPREAD, Expected, Misfit, prior_of
+from twin.fit.search import PERCENTILE_SPREAD, PLAIN, Expected, Misfit, prior_of
 from twin.spec import LatencyModel, SpecError
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
@@ -96,18 +96,35 @@ def test_users_who_ask_for_as_much_each_fall_out_of_step() -> None:
     assert seen.ttft_s < 0.1
 
 
-@pytest.mark.parametrize(
-    ("column", "requests", "noted"), [("requests", 64, 0), ("num_prompts", 64, 0), ("note", 160, 1)]
-)
-def test_a_table_of_users_tells_how_many_requests_it_counts(
-    tmp_path: Path, column: str, requests: int, noted: int
+@pytest.mark.parametrize("each", [None, 10])
+def test_how_many_requests_a_table_counts_is_found_where_it_does_not_tell(
+    tmp_path: Path, each: int | None
 ) -> None:
-    """If it does not, what is usual is taken, and told."""
+    """Taken for the other, beta was a fifth of what it is, and the fit was called good."""
+    lines = ["concurrency,in_tokens,out_tokens,ttft_ms,itl_ms"]
+    for users in (1, 4, 16, 48):
+        load = OperatingPoint(
+            users=users, input_tokens=1000, output_tokens=100, requests=each and each * users
+        )
+        seen = at(load)
+        lines.append(f"{users},1000,100,{seen.ttft_s * 1e3},{seen.itl_s * 1e3}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    found = fit_logs(read_logs(path), limits=limits, families=[PLAIN])
+    assert found.is_usual == (each is not None)
+    assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.25)
+    assert ("from an empty server on" in fit_text(found)) == (each is not None)
+
+
+@pytest.mark.parametrize("column", ["requests", "num_prompts"])
+def test_a_table_tells_how_many_requests_it_counts(tmp_path: Path, column: str) -> None:
+    """Then nothing is to be found out."""
     path = tmp_path / "table.csv"
     path.write_text(f"concurrency,in_tokens,out_tokens,ttft_ms,itl_ms,{column}\n16,9,9,9,9,64\n")
     [rows] = read_logs(path)
-    assert rows.points[0].requests == requests
-    assert len(rows.notes) == noted
+    assert rows.points[0].requests == 64
+    assert rows.with_requests(10).points == rows.points
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

@@ -1,21 +1,25 @@
 """The latency model of an engine without a log: from the config.json of its model and the data
 sheet of its accelerator.
 
-    alpha = K1 · weights / (TP · bandwidth) + K2 · layers + [TP > 1] · K3 · layers
-    beta  = K4 · 2 · active parameters / (TP · FLOPS)
+    alpha = K1 · weights / (TP · bandwidth) + K2 · layers + exchange
+    exchange = K3 · layers · (1 + log2 TP) / 2 if TP > 1, else 0
+    beta  = K4 · 2 · active parameters / (TP · FLOPS) + K6 · bytes exchanged for a token / link
     gamma = K5 · KV bytes of a token / (TP · bandwidth)
     attention = FLOPs of a token with one before it / FLOPs of its parameters
 
-Bandwidth and FLOPS are those of the data sheet, times what the accelerator was measured to reach of
-them beside the others (1 where nobody measured). These and the constants come from measurements of
-real servers, by experiments/validation/datasheet_constants.py; docs/validation.md says how well
-models are predicted that did not help to set them.
+The GPUs of a replica add up what each found, twice a layer: that takes a time of its own, longer of
+more GPUs, and each token's values go over their links. Bandwidth and FLOPS are those of the data
+sheet, times what the accelerator was measured to reach of them beside the others (1 where nobody
+measured). These and the constants come from measurements of real servers, by
+experiments/validation/datasheet_constants.py; docs/validation.md says how well models are predicted
+that did not help to set them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import log2
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +32,10 @@ Dtype = Literal["bf16", "fp8"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """What the formulas above leave open; k2, k3 in ms a layer, overhead in ms a request."""
+    """What the formulas above leave open; k2, k3 in ms a layer, overhead in ms a request.
+
+    exchange_ms is of two GPUs, link of one direction of it.
+    """
 
     weights: float
     layer_ms: float
@@ -36,10 +43,17 @@ class Constants:
     compute: float
     kv: float
     overhead_ms: float
+    link: float
 
 
 CONSTANTS = Constants(
-    weights=1.173, layer_ms=0.0422, exchange_ms=0.0237, compute=1.466, kv=1.129, overhead_ms=7.96
+    weights=1.185,
+    layer_ms=0.0404,
+    exchange_ms=0.0178,
+    compute=1.379,
+    kv=1.148,
+    overhead_ms=8.04,
+    link=1.822,
 )
 # What the host does for each request of an iteration [ms] while the GPU waits: of one H100, and
 # more of several. 0 with asynchronous scheduling.
@@ -54,6 +68,7 @@ SPREADS_BELOW = (0.15, 0.30, 0.10)
 # Median errors over load stages of models that did not help to set the constants.
 EXPECTED_E2E, EXPECTED_TTFT = 0.03, 0.07
 
+PCIE_GBS = 128.0  # of its fifth generation, both directions
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
 BLOCK = 16
 # Code, CUDA graphs and workspace of an engine beside weights and activations: with it the rule
@@ -63,7 +78,8 @@ ENGINE_BYTES = 1.4e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One row of the table of data sheets; bandwidth in GB/s, dense TFLOPS by precision.
+    """One row of the table of data sheets; bandwidth, and that of its links to the other GPUs of a
+    server, both directions together, in GB/s; dense TFLOPS by precision.
 
     reached is the part of both that was measured, where 1 is what accelerators usually reach; None
     if nobody measured.
@@ -75,6 +91,7 @@ class Accelerator:
     memory_gb: float
     memory_mib: float
     bandwidth_gbs: float
+    link_gbs: float
     tflops: Mapping[str, float] = field(hash=False)
     power_w: float
     price_cents: float
@@ -133,7 +150,9 @@ def estimate(
     bandwidth = reached * accelerator.bandwidth_gbs * 1e9
     flops = reached * tflops * 1e12
     alpha_ms = constants.weights * weights / (tp * bandwidth) * 1e3
-    alpha_ms += (constants.layer_ms + (constants.exchange_ms if tp > 1 else 0.0)) * model.layers
+    alpha_ms += (constants.layer_ms + _exchange_ms(tp, constants)) * model.layers
+    computing_ms = constants.compute * 2.0 * model.active / (tp * flops) * 1e3
+    linked_ms = constants.link * _exchanged(model, tp) / (accelerator.link_gbs * 1e9 / 2.0) * 1e3
     kv_bytes = 2.0 * model.kv_values
     weak = _weak(model, accelerator, precision=precision, tp=tp)
     largest = max((seen for _, seen in weak), default=0.0)
@@ -146,12 +165,12 @@ def estimate(
         dtype=precision,
         latency_model=LatencyModel(
             alpha_ms=alpha_ms,
-            beta_ms=constants.compute * 2.0 * model.active / (tp * flops) * 1e3,
+            beta_ms=computing_ms + linked_ms,
             gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
             experts_ms=constants.weights * experts / (tp * bandwidth) * 1e3,
             experts_idle=1.0 - model.used / model.experts if model.experts else 0.0,
             # Two FLOPs for each value of a query and of what is added up, as for each parameter.
-            attention=model.compared / model.active,
+            attention=model.compared / model.active * computing_ms / (computing_ms + linked_ms),
         ),
         overhead_ms=constants.overhead_ms,
         kv_tokens=_kv_tokens(
@@ -167,6 +186,18 @@ def estimate(
         expected_e2e=max(EXPECTED_E2E, largest),
         expected_ttft=max(EXPECTED_TTFT, largest),
     )
+
+
+def _exchange_ms(tp: int, constants: Constants) -> float:
+    """Return what it takes *tp* GPUs to add up what each found of a layer, however few tokens."""
+    return constants.exchange_ms * (1.0 + log2(tp)) / 2.0 if tp > 1 else 0.0
+
+
+def _exchanged(model: ModelFacts, tp: int) -> float:
+    """Return the bytes that each of *tp* GPUs sends for a token: two sums a layer, of values of 16
+    bits, each of which goes round nearly twice.
+    """
+    return 2.0 * model.layers * model.hidden * 2.0 * 2.0 * (tp - 1) / tp
 
 
 def _kv_tokens(
@@ -194,6 +225,8 @@ def _weak(
     said = []
     if model.experts and precision == "fp8":
         said.append(("a mixture of experts in fp8: the time of a token was off by 37 to 50 %", 0.5))
+    elif model.experts and model.expert_bytes < 1.0:
+        said.append(("a mixture of experts in 4 bits: the time of a token was 8 to 13 % off", 0.13))
     if accelerator.is_workstation:
         said.append(("a workstation GPU: its FLOPS mislead, errors of 21 to 49 % were seen", 0.49))
     if accelerator.name in ("H200", "B200"):
@@ -205,8 +238,10 @@ def _weak(
         said.append((f"no measurement of {accelerator.vendor} accelerators was used", 0.0))
     if precision not in accelerator.tflops:
         said.append((f"it has no {precision} units: computed at 16 bits", 0.0))
-    if tp > 4:
-        said.append(("no measurement with more than 4 GPUs was used", 0.0))
+    if tp > 8:
+        said.append(("no measurement with more than 8 GPUs was used", 0.0))
+    if tp > 1 and accelerator.link_gbs <= PCIE_GBS:
+        said.append(("no measurement of GPUs that exchange over PCIe was used", 0.0))
     return said
 
 
@@ -235,6 +270,7 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
             memory_gb=row.number("memoryGB", above=0.0),
             memory_mib=row.number("memoryMiB", above=0.0),
             bandwidth_gbs=row.number("bandwidthGBs", above=0.0),
+            link_gbs=row.number("linkGBs", above=0.0),
             tflops=speeds,
             power_w=row.number("powerW", above=0.0),
             price_cents=row.number("priceCentsPerHour", at_least=0.0),

@@ -30,6 +30,8 @@ from twin.fit.search import (
 from twin.spec import LatencyModel, SpecError
 
 ROWS_MIN = 10
+# How many requests a user public tables count as a rule, from an empty server on.
+ASKED_EACH = 10
 POINTS_MIN = 3  # of a table of operating points, each of which stands for many requests
 # More users than this are no load that anybody measured, and would be simulated for hours.
 USERS_MAX = 10_000
@@ -59,16 +61,16 @@ class FitResult:
     """The latency model found, and how a replay of the whole logs with it scores.
 
     overhead_ms is what a request spends outside the engine, found with the model if it was asked
-    for, else 0. lowest and highest hold each coefficient's extremes among the latency models tried
-    that fit nearly as well: if they are far apart the logs do not tell the coefficients from each
-    other, and only their sum over its batches is known. fitted are the rows of each log, in order
-    of arrival, whose times were used; held_out is the score of the rows after them, None if there
-    are none. carried is how many of the fitted ones still waited when the first of those came:
-    their queue is replayed, so what it is off by is in the errors of the later ones too. family was
-    chosen by check, the score of the second halves of the fitted rows by a model fitted on the
-    first halves; None if a log is too short for it. families holds such scores of all that were
-    tried. evaluations is how many replays the fit took. apart tells by how much later the first
-    tokens of each file came than was replayed, where their clients are not alike.
+    for (with_overhead), else 0. lowest and highest hold each coefficient's extremes among the
+    latency models tried that fit nearly as well: if they are far apart the logs do not tell the
+    coefficients from each other, and only their sum over its batches is known. fitted are the rows
+    of each log, in order of arrival, whose times were used; held_out is the score of the rows after
+    them, None if there are none. carried is how many of the fitted ones still waited when the first
+    of those came: their queue is replayed, so what it is off by is in the errors of the later ones
+    too. family was chosen by check, the score of the second halves of the fitted rows by a model
+    fitted on the first halves; None if a log is too short for it. families holds such scores of all
+    that were tried. evaluations is how many replays the fit took. apart tells by how much later the
+    first tokens of each file came than was replayed, where their clients are not alike.
     """
 
     sources: tuple[str, ...]
@@ -90,6 +92,8 @@ class FitResult:
     check: ReplayScore | None
     preemptions: int
     evaluations: int
+    with_overhead: bool = False
+    is_usual: bool | None = None
     apart: tuple[Late, ...] = ()
 
 
@@ -124,9 +128,11 @@ def fit_logs(
         "overhead": overhead,
     }
     stop = max(part.indices(len(rows))[1] for rows in logs)
+    kinds = _of_a_table(families)
+    logs, is_usual = _as_measured(logs, kinds[0], given) if of_points else (logs, None)
     seen = [rows.part(part) for rows in logs]
     if of_points:
-        end = _of_points(logs, _of_a_table(families), seen, given)
+        end = _of_points(logs, kinds, seen, given)
     else:
         begin = _figures(start or _sheet(logs, prior))
         first = Search(logs, family=families[0], start=begin, **given)
@@ -157,6 +163,8 @@ def fit_logs(
         check=end.halves.get(search.family),
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
+        with_overhead=with_overhead,
+        is_usual=is_usual,
         apart=apart(logs, replays) if with_overhead else (),
     )
 
@@ -241,6 +249,25 @@ def _of_points(
         evaluations=evaluations + sum(search.evaluations for search in searches),
         is_near=True,
     )
+
+
+def _as_measured(
+    logs: Sequence[RequestRows], family: Family, given: Mapping[str, Any]
+) -> tuple[Sequence[RequestRows], bool | None]:
+    """Return *logs* with the points of users that do not tell how many requests were measured taken
+    for a full server, or for ASKED_EACH a user from an empty server on: what a model of *family*
+    explains better; and whether it is the latter. None: there are no such points.
+    """
+    usual = [rows.with_requests(ASKED_EACH) for rows in logs]
+    if all(one.points == rows.points for one, rows in zip(usual, logs, strict=True)):
+        return logs, None
+    costs = []
+    for each in (logs, usual):
+        search = PointSearch(each, family=family, **given)
+        search.best()
+        costs.append(search.cost)
+    is_usual = costs[1] < costs[0]
+    return (usual if is_usual else logs), is_usual
 
 
 def _predicted(

@@ -35,6 +35,8 @@ UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 # No server of interest takes longer for one token, or less: a log in another unit is 1000 times
 # beside that.
 GAP_MAX_S, GAP_MIN_S = 1.0, 2e-5
+# Of as many requests, as a share, that are like another in every figure, a log may hold copies.
+ALIKE_MAX = 0.1
 
 FORMATS = (
     "the CSV of inferno fit, JSON of `vllm bench serve --save-result`, of GuideLLM or of "
@@ -162,6 +164,12 @@ def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
     """Yield the notes of each log, and a line for each some of whose requests failed."""
     for rows in logs:
         yield from rows.notes
+        alike = 0 if rows.points else _alike(rows)
+        if alike > ALIKE_MAX * len(rows):
+            yield (
+                f"{rows.source}: {alike} of {len(rows)} requests are like another in every figure: "
+                "if the log holds them twice, so does the load that is replayed"
+            )
         if rows.failed:
             verb = "was" if rows.failed == 1 else "were"
             noun = "request" if rows.failed == 1 else "requests"
@@ -169,3 +177,13 @@ def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
                 f"{rows.source}: {rows.failed} {noun} that failed {verb} left out, "
                 f"{len(rows)} remain"
             )
+
+
+def _alike(rows: RequestRows) -> int:
+    """Return how many requests of *rows* are like an earlier one in every figure; 0 if they came at
+    few times, as those of a batch do.
+    """
+    figures = np.stack([getattr(rows, name) for name in (*TIME_COLUMNS, *COUNT_COLUMNS)], axis=1)
+    different = np.unique(figures, axis=0)
+    at_once = len(np.unique(rows.queued_s)) < max(len(different) / 2, 2)
+    return 0 if at_once else len(rows) - len(different)

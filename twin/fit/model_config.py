@@ -163,7 +163,8 @@ class ModelFacts:
     choose: it chooses *used* of *experts* in a layer; tables are those of words, one or two.
     weight_bytes is bytes a parameter as the file stores it, on the mean, expert_bytes those of one
     that is routed. kv_values are the values of one token in the KV cache, over all layers;
-    compared those that the attention of one token multiplies with one before it. Windows that slide
+    compared those that the attention of one token multiplies with one before it. hidden are the
+    values of a token between two layers. Windows that slide
     are taken at a context of CONTEXT tokens.
     """
 
@@ -174,6 +175,7 @@ class ModelFacts:
     kv_heads: int
     kv_values: int
     compared: float
+    hidden: int
     intermediate: int
     vocabulary: int
     experts: int
@@ -231,6 +233,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
         kv_heads=config.kv_heads,
         kv_values=round(parts.kv_values),
         compared=parts.compared,
+        hidden=config.hidden,
         intermediate=config.intermediate,
         vocabulary=config.whole(VOCABULARY),
         experts=config.experts,

@@ -27,13 +27,7 @@ TTFT = ("ttft_ms", "ttft_ms_mean", "ttft_mean_ms")
 TTFT_MEDIAN = ("ttft_ms_median", "ttft_median_ms", "ttft_ms_p50", "ttft_p50_ms")
 ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_ms_mean", "tpot_mean_ms")
 E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
-# How many requests were measured at a load, and of users what is usual if nobody tells.
-REQUESTS = ("requests", "request_count", "num_prompts", "completed")
-ASKED_EACH = 10
-USUAL = (
-    "{source}: how many requests were measured at a concurrency is not told (a column requests): "
-    f"taken for {ASKED_EACH} a user, who all ask at once at first"
-)
+REQUESTS = ("requests", "request_count", "num_prompts", "completed")  # measured at a load
 # Taken where there is no mean: between two tokens both are nearly the same.
 ITL_MEDIAN = tuple(
     name.format(latency)
@@ -59,14 +53,13 @@ def read_table(text: str, *, source: str) -> RequestRows:
     in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means, but for
     ttft_ms_median (or ttft_ms_p50), which is taken where there is no mean, as is that of ITL.
     Percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50, …) are fitted besides. requests is how many
-    were measured, from an empty server on; of users ASKED_EACH each if it is not told.
+    were measured, from an empty server on.
 
     A row without a latency failed. Raise SpecError, one line, for one that cannot be read.
     """
     points: list[OperatingPoint] = []
     figures: list[tuple[int, float, float, float, float]] = []
     failed = 0
-    is_usual = False
     reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter_of(text))
     for fields in reader:
         row = {
@@ -76,8 +69,10 @@ def read_table(text: str, *, source: str) -> RequestRows:
         }
         where = f"{source}: line {reader.line_num}"
         given = [name for name in (*TTFT, *TTFT_MEDIAN, *BETWEEN, *E2E) if row.get(name)]
-        if not any(name in TTFT + TTFT_MEDIAN for name in given) or not any(
-            name in BETWEEN + E2E for name in given
+        # Of answers of one token the first is the last: there is nothing between two.
+        is_one = _is_one(row)
+        if not any(name in TTFT + TTFT_MEDIAN for name in given) or not (
+            is_one or any(name in BETWEEN + E2E for name in given)
         ):
             failed += 1
             continue
@@ -85,7 +80,9 @@ def read_table(text: str, *, source: str) -> RequestRows:
         is_median = not any(name in TTFT for name in given)
         ttft_s = _figure(row, TTFT_MEDIAN if is_median else TTFT, where=where) / 1e3
         gaps = max(round(tokens[1]) - 1, 0)
-        if any(name in ITL for name in given) or not any(name in E2E for name in given):
+        if is_one:
+            e2e_s = ttft_s
+        elif any(name in ITL for name in given) or not any(name in E2E for name in given):
             e2e_s = ttft_s + gaps * _figure(row, BETWEEN, where=where) / 1e3
         else:
             e2e_s = _figure(row, E2E, where=where) / 1e3
@@ -100,7 +97,6 @@ def read_table(text: str, *, source: str) -> RequestRows:
                 percentiles=_percentiles(row, where=where),
             )
         )
-        is_usual |= (points[-1].users or 1) > 1 and not _tells_requests(row)
         figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
     if not points:
         found = f"{failed} without latencies" if failed else "none"
@@ -117,8 +113,14 @@ def read_table(text: str, *, source: str) -> RequestRows:
         place="point",
         failed=failed,
         points=tuple(points),
-        notes=(USUAL.format(source=source),) if is_usual else (),
     )
+
+
+def _is_one(row: Mapping[str, str]) -> bool:
+    try:
+        return any(float(row[name]) == 1.0 for name in TOKENS[1] if row.get(name))
+    except ValueError:
+        return False
 
 
 def _percentiles(row: Mapping[str, str], *, where: str) -> tuple[Percentile, ...]:
@@ -134,6 +136,8 @@ def _percentiles(row: Mapping[str, str], *, where: str) -> tuple[Percentile, ...
         if match is None or not row[name]:
             continue
         latency, percent = LATENCIES[match[1]], float(match[2])
+        if latency == "itl" and _is_one(row):
+            continue
         if percent > 0.0 and (percent != 50.0 or means[latency]):
             value_s = _figure(row, (name,), where=where) / 1e3
             found.append(Percentile(latency=latency, percent=percent, value_s=value_s))
@@ -145,28 +149,20 @@ def _load(row: Mapping[str, str], tokens: list[float], *, where: str) -> Operati
         if row.get(name):
             value = _figure(row, (name,), where=where) * unit
             is_rate = kind == "rate"
-            users = None if is_rate else max(round(value), 1)
             return OperatingPoint(
                 rate_rps=value if is_rate else None,
-                users=users,
+                users=None if is_rate else max(round(value), 1),
                 input_tokens=tokens[0],
                 output_tokens=tokens[1],
-                requests=_requests(row, users, where=where),
+                requests=_requests(row, where=where),
             )
     raise SpecError(f"{where}: expected a load ({', '.join(LOADS)}), found none")
 
 
-def _requests(row: Mapping[str, str], users: int | None, *, where: str) -> int | None:
-    """Return how many requests *row* is the mean of: as many as usual if it does not tell those of
-    *users*.
-    """
-    if _tells_requests(row):
+def _requests(row: Mapping[str, str], *, where: str) -> int | None:
+    if any(row.get(name) for name in REQUESTS):
         return max(round(_figure(row, REQUESTS, where=where)), 1)
-    return users and ASKED_EACH * users
-
-
-def _tells_requests(row: Mapping[str, str]) -> bool:
-    return any(row.get(name) for name in REQUESTS)
+    return None
 
 
 def _figure(row: Mapping[str, str], names: tuple[str, ...], *, where: str) -> float:

@@ -56,7 +56,7 @@ class OperatingPoint:
     run; with is_drained all that came until duration_s was measured to its end. prefix_share is the
     part of each prompt that the prefix cache holds, where nobody names prompts that are alike.
     With requests so many were measured, from an empty server on and each to its end: users all ask
-    at once at first, and that is a good part of a short run.
+    at once at first, and that is a good part of a short run. Without, the server is full of them.
     tells_median: the TTFT that was measured is the median, not the mean. percentiles were measured
     besides. known_within is how far off the measured means may be, as a share of themselves; None:
     as far as a single request's.
@@ -218,6 +218,11 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
         prompts, answers = (_lengths(rng, count, mean=mean, cv=point.token_cv) for mean in means)
         return RequestBatch(times_s=times_s, prompt_tokens=prompts, output_tokens=answers)
     prompts, answers = (_spread(rng, count, mean=mean, spread=spread) for mean in means)
+    if point.users is not None and point.users > 1 and point.requests is None:
+        # What is left of those that a full server holds when one begins to look.
+        first = slice(point.users)
+        prompts[first] = 1
+        answers[first] = np.maximum(answers[first] * _shares(rng, count)[first], 1.0)
     blocks: list[range] = []
     if point.distinct is not None:
         names = rng.integers(point.distinct, size=count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twin.fit.fitting import FitResult
+from twin.fit.fitting import ASKED_EACH, FitResult
 from twin.fit.replay import PERCENTILES, ReplayScore
 from twin.fit.search import COEFFICIENTS
 from twin.spec import LatencyModel
@@ -142,6 +142,16 @@ def _errors(result: FitResult) -> list[str]:
 
 def _verdict(result: FitResult) -> list[str]:
     lines = []
+    if result.is_usual is not None:
+        better = (
+            f"{ASKED_EACH} a user, from an empty server on, explain"
+            if result.is_usual
+            else "a server that was full all the time explains"
+        )
+        lines.append(
+            "how many requests were measured at a concurrency is not told (a column requests): "
+            f"{better} the latencies better."
+        )
     lines += [
         f"first tokens of {each.file} come {abs(each.late_s) * 1e3:.1f} ms "
         f"{'later' if each.late_s > 0.0 else 'sooner'}, beside most files, than this says: "
@@ -166,12 +176,17 @@ def _verdict(result: FitResult) -> list[str]:
     limits = f"e2e {E2E_MAX:.0%}, TTFT {TTFT_MAX:.0%}, e2e MAPE {MAPE_MAX:.0%}"
     if good and held:
         tested = "" if held_out else "; no requests were left to test it on"
-        lines.append(f"verdict: good, within the limits ({limits}; twice that held out){tested}")
+        # What is not identified decides elsewhere: at larger batches, and longer prompts.
+        alike = " for loads like these alone" if unknown and not result.prior else ""
+        lines.append(
+            f"verdict: good{alike}, within the limits ({limits}; twice that held out){tested}"
+        )
     else:
         which = "the fitted requests" if not good else "requests that were not fitted"
         lines.append(
             f"verdict: not good, {which} are outside the limits ({limits}; twice that held out). "
             "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?"
+            + ("" if result.with_overhead else " Or are the times a client's (--overhead fit)?")
         )
     return lines
 

@@ -88,6 +88,18 @@ class RequestRows:
         files = tuple(self.files[place] for place in order) if self.files else ()
         return replace(self, **columns, points=points, files=files)
 
+    def with_requests(self, each: int) -> RequestRows:
+        """Return the same with so many requests for *each* user, where it is not told how many
+        requests of several users were measured.
+        """
+        points = [
+            replace(point, requests=each * point.users)
+            if point.users is not None and point.users > 1 and point.requests is None
+            else point
+            for point in self.points
+        ]
+        return replace(self, points=tuple(points))
+
     @property
     def ttft_s(self) -> Times:
         """Return the time to first token of each request [s]."""
