@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+# The marker of a policy lies within that of the one before: both are seen if they come out alike.
+_SIZES = (9.0, 7.5, 6.0, 4.5)
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
 
@@ -193,7 +195,7 @@ def _draw_cell(ax: Axes, cell: Any, *, place: int, marker: str) -> None:
         color=colour_of(place),
         marker=marker,
         fillstyle="full" if is_filled(place) else "none",
-        markersize=6,
+        markersize=_SIZES[place % len(_SIZES)],
         elinewidth=1.0,
         capsize=2,
         linestyle="none",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -512,6 +513,8 @@ def test_more_policies_than_colours_are_told_apart() -> None:
     figure = draw_cost_against_attainment(cell_estimates(many, (ATTAINMENT, COST)))
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len({(mark.get_color(), mark.get_fillstyle()) for mark in marks}) == len(names)
+    # All came out alike here: the marker of one lies within that of the one before.
+    assert all(one.get_markersize() > two.get_markersize() for one, two in pairwise(marks[:4]))
     (legend,) = figure.legends
     keys = [patch for patch in legend.get_patches() if patch.get_label() in names]
     assert len({(key.get_edgecolor(), key.get_fill()) for key in keys}) == len(names)
