@@ -28,7 +28,7 @@ from loop.clocks import MonotonicClock, date_now
 from loop.types import Change, Snapshot, Why, one_pool
 
 SIZES = (10, 200, 1000)
-ROUNDS = 3
+ROUNDS = 8  # threads that take turns: of three, on a busy machine, the least varied by half
 
 
 def figures() -> Iterator[dict[str, Any]]:
