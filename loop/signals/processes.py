@@ -57,6 +57,7 @@ JOB, INSTANCE, PASSED_ON_BY = "job", "instance", "passed_on_by"
 EXPORTED_JOB, EXPORTED_INSTANCE = f"exported_{JOB}", f"exported_{INSTANCE}"
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
 APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
+ENGINES_MAX = 16  # in one pod: GPUs of a node
 MODEL_NAME = "model_name"
 MODEL_NAMES = (MODEL_NAME, f"exported_{MODEL_NAME}")
 _PORT = re.compile(r":\d+$")
@@ -98,13 +99,13 @@ def processes_of(
     by_labels: dict[Labels, list[Series]] = defaultdict(list)
     for one in series:
         by_labels[one.labels].append(one)
-    directly = _scraped_directly(by_labels)
+    parts = _parts(by_labels)
     for labels, alike in by_labels.items():
-        part = told_apart(labels, directly=directly)
+        part = parts[labels]
         targets[part.target][part.scrape] += alike
     found: list[tuple[Labels, Process]] = []
     for target, scrapes in targets.items():
-        processes = [_process(of_one, names) for of_one in scrapes.values()]
+        processes = [_process(of_one, names, parts) for of_one in scrapes.values()]
         apart = list[Process]()
         for process in sorted(processes, key=_completeness, reverse=True):
             if all(_contradict(process, of) for of in apart):
@@ -123,14 +124,33 @@ class Part(NamedTuple):
     own: Labels
 
 
-def told_apart(labels: Labels, *, directly: Collection[str] = ()) -> Part:
-    """Return what each of *labels* tells. *directly*: instances that are known to be targets."""
+def _parts(all_labels: Collection[Labels]) -> dict[Labels, Part]:
+    """Return what each of *all_labels* of a pod tells. Where they would tell apart more engines
+    than a pod has, they count by something else (teams, sessions) in one; then only those that are
+    known to tell engines apart do, or none.
+    """
+    directly = _scraped_directly(all_labels)
+    told = {label for labels in all_labels for label, _ in labels}
+    parts: dict[Labels, Part] = {}
+    for also in (OF_A_SERIES, OF_A_SERIES | (told - APART), OF_A_SERIES | told):
+        parts = {labels: told_apart(labels, directly=directly, own=also) for labels in all_labels}
+        if len({(part.target, part.scrape) for part in parts.values()}) <= ENGINES_MAX:
+            break
+    return parts
+
+
+def told_apart(
+    labels: Labels, *, directly: Collection[str] = (), own: Collection[str] = OF_A_SERIES
+) -> Part:
+    """Return what each of *labels* tells. *directly*: instances that are known to be targets;
+    *own*: those by which one process tells series apart.
+    """
     of_page = _of_the_page(labels, directly=directly)
-    kept = [pair for pair in of_page if pair[0] not in OF_A_SERIES]
+    kept = [pair for pair in of_page if pair[0] not in own]
     return Part(
         target=tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE),
         scrape=tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE),
-        own=tuple(pair for pair in of_page if pair[0] in OF_A_SERIES),
+        own=tuple(pair for pair in of_page if pair[0] in own),
     )
 
 
@@ -290,20 +310,17 @@ def _completeness(process: Process) -> tuple[bool, float, int, int]:
     return (len(times_s) > 1, newest_s, len(times_s), len(process.by_quantity))
 
 
-def _process(series: Sequence[Series], names: Names) -> Process:
+def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part]) -> Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
     queues: dict[str, dict[Labels, Points]] = defaultdict(dict)
     times: dict[str, dict[float, float]] = defaultdict(dict)
-    of_labels: dict[Labels, Labels] = {}
     for one in series:
         # No quantity is negative. A value that is none was not told, but its page came.
         points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
         times[one.metric].update(one.points)
         if not points:
             continue
-        own = of_labels.get(one.labels)
-        if own is None:
-            own = of_labels[one.labels] = told_apart(one.labels).own
+        own = parts[one.labels].own
         for quantity, rank in _meanings(names, one.metric):
             if quantity == QUEUED:
                 _add(queues[one.metric], own, points)
@@ -347,7 +364,8 @@ def has_parts(labels: Iterable[Labels]) -> bool:
     to: it has some of their labels, and none besides.
     """
     told = [frozenset(pair for pair in of_one if pair[1]) for of_one in labels]
-    return any(one < other for one in told for other in told)
+    alike = len({len(one) for one in told}) == 1  # as nearly always: none can have more
+    return not alike and any(one < other for one in told for other in told)
 
 
 def _without_parts(columns: dict[Labels, Points]) -> dict[Labels, Points]:

@@ -287,3 +287,33 @@ def test_looks_before_the_machine_stood_still_are_forgotten() -> None:
             found = measured(source, pod("a"), now_s=now_s)
             assert rate_rpm(found) in (None, pytest.approx(60.0))
         assert rate_rpm(found) is not None
+
+
+class PagesByRequest(CountedPages):
+    """Pages of one engine that counts each of *more* requests between two looks by itself."""
+
+    more = 300
+
+    def page(self, pod: ScrapedPod, port: int) -> str:  # noqa: ARG002 all are alike
+        """Return the page at its time."""
+        k = int(self.now_s)
+        return "vllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.5\n" + "".join(
+            f'vllm:request_success_total{{request_id="{k}-{n}"}} 1\n' for n in range(self.more)
+        )
+
+
+def test_a_label_that_counts_by_request_tells_no_engines_apart() -> None:
+    """Each value was an engine, and each was compared with each: a cycle took a minute of CPU."""
+    pages = PagesByRequest()
+    with closing(PodMetrics(pages)) as source:
+        for k in range(4):
+            pages.now_s = 15.0 * k
+            found = measured(source, pod("a"), now_s=pages.now_s)
+        assert rate_rpm(found) == pytest.approx(1200.0, rel=0.01)
+        (shown,) = found.figures["s1"].pods.values()
+        assert (shown.running, shown.engines) == (3, 1)
+        pages.more = 20_001
+        assert (
+            "a value of its own for each request?"
+            in measured(source, pod("a"), now_s=61.0).warnings[0]
+        )

@@ -37,6 +37,7 @@ GAP_WINDOWS_MAX = 5  # a sample that is older than so many windows tells nothing
 ERRORS_NAMED = 3
 PAGE_BYTES_MAX = 16 * 2**20
 PAGE_S_MAX = 5.0
+LINES_MAX = 20_000  # of a page, that are read: an engine shows some sixty
 _NAME = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*", re.MULTILINE)
 PORT = "port"  # the label of the port that a page was shown at
 
@@ -383,6 +384,11 @@ def read_page(text: str, *, wanted: re.Pattern[str]) -> list[Told]:
     """
     # Names of models may have in them what only str.splitlines takes for the end of a line.
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if wanted.match(line)]
+    if len(lines) > LINES_MAX:
+        raise PageError(
+            f"expected at most {LINES_MAX:,} series of an engine, found {len(lines):,}: has one of "
+            "its labels a value of its own for each request?"
+        )
     try:
         return [
             Told(called(sample.name, labels), tuple(sorted(labels.items())), float(sample.value))
