@@ -155,7 +155,8 @@ class ServerData:
     types: consider accelerators of these types only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
     cache. prefix_share: the part of its prompts that prefix caches hold in the twin, which sizing
-    does not trust. token_cv: coefficient of variation of the tokens of prompts and of answers;
+    does not trust. held_tokens: of the KV cache, what each request of a batch is to have (0: what
+    its tokens need). token_cv: coefficient of variation of the tokens of prompts and of answers;
     arrival_cv: of the time between arrivals. pooled: each request goes where the fewest are, so
     that replicas share what comes.
     """
@@ -172,6 +173,7 @@ class ServerData:
     types: frozenset[str] | None = None
     cached_tokens: float = 0.0
     prefix_share: float = 0.0
+    held_tokens: float = 0.0
     token_cv: float = TOKEN_CV
     arrival_cv: float = 1.0
     pooled: bool = False

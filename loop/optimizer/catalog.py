@@ -94,7 +94,8 @@ class ServerColumns:
     """What the data say of servers, a row each.
 
     rate_rpm [requests/min], in_tokens and out_tokens: load; cached: of in_tokens, those that count
-    as found in the prefix cache; token_cv: coefficient of variation of both; dispersion: of
+    as found in the prefix cache; held: of the KV cache, what each request of a batch is to have (0:
+    what its tokens need); token_cv: coefficient of variation of both; dispersion: of
     arrivals, variance of counts over their mean; pooled: 1 where replicas share what comes, else 0;
     max_batch [requests]
     (0: not fixed); max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft
@@ -107,6 +108,7 @@ class ServerColumns:
     in_tokens: Floats
     out_tokens: Floats
     cached: Floats
+    held: Floats
     token_cv: Floats
     dispersion: Floats
     pooled: Floats
@@ -319,6 +321,7 @@ def _server_columns(
             min(server.cached_tokens, load.in_tokens)
             for server, load in zip(servers, loads, strict=True)
         ],
+        "held": [server.held_tokens for server in servers],
         "token_cv": [server.token_cv for server in servers],
         "dispersion": [server.dispersion for server in servers],
         "pooled": [server.pooled for server in servers],

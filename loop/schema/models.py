@@ -343,6 +343,8 @@ class ServerSpec(Message):
     max_queue_size: Whole = 0
     # Ours: the tokens of a prompt that need no prefill; the Go service knows no prefix cache.
     cached_tokens: Figure | None = ours_alone()
+    # Ours: of the KV cache, what each request of a batch is to have; the Go service knows no cache.
+    held_tokens: Figure | None = ours_alone()
     # Ours: accelerators of so many GPUs, and of these types, alone are considered.
     gpus_per_replica: Annotated[Whole | None, Rule(at_least=1)] = ours_alone()
     accelerator_types: list[Name] | None = ours_alone()

@@ -92,6 +92,7 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
         gpus_per_replica=server.gpus_per_replica,
         accelerator_types=None if server.types is None else sorted(server.types),
         cached_tokens=server.cached_tokens or None,
+        held_tokens=server.held_tokens or None,
         token_cv=None if server.token_cv == TOKEN_CV else server.token_cv,
         arrival_cv=None if server.arrival_cv == 1.0 else server.arrival_cv,
         pooled=server.pooled or None,

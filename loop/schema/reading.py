@@ -287,6 +287,7 @@ def _server(row: ServerSpec) -> ServerData:
         gpus_per_replica=row.gpus_per_replica,
         types=None if row.accelerator_types is None else frozenset(row.accelerator_types),
         cached_tokens=row.cached_tokens or 0.0,
+        held_tokens=row.held_tokens or 0.0,
         token_cv=TOKEN_CV if row.token_cv is None else row.token_cv,
         arrival_cv=1.0 if row.arrival_cv is None else row.arrival_cv,
         pooled=bool(row.pooled),

@@ -97,6 +97,32 @@ def test_scale_up_is_repeated_while_pods_load(data: Path) -> None:
     assert cured <= 2
 
 
+def test_kv_caches_that_are_too_full(tmp_path: Path) -> None:
+    """Requests that lose their place are computed again, and replicas that do that serve less than
+    fewer would: an HPA has more and more of them. A smaller batch is the cure.
+    """
+    for path in (SAMPLE_DATA / "large").glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    servers = json.loads((tmp_path / "server-data.json").read_text())["servers"]
+    (row,) = [row for row in servers if row["name"] == "Batch-Qwen2.5-14B"]
+    row["keepAccelerator"] = True
+    row["currentAlloc"] |= {"accelerator": "H200", "numReplicas": 2, "maxBatch": 72}
+    long = {"arrivalRate": 100, "avgInTokens": 9000, "avgOutTokens": 1900}
+    row["currentAlloc"]["load"] |= long
+    (tmp_path / "server-data.json").write_text(json.dumps({"servers": [row]}))
+    twin = json.loads((tmp_path / "twin-data.json").read_text())
+    (tmp_path / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+
+    def run(policy: str) -> dict[str, Any]:
+        return simulate(sources(tmp_path, policy, scenario="steady")).summary
+
+    ill, cured = run("hpa"), run("slo")
+    assert ill["preemptions"] > 1000
+    assert cured["preemptions"] < 100
+    assert cured["attainment"] > ill["attainment"]
+    assert cured["cost_cents_per_h"] < 0.8 * ill["cost_cents_per_h"]
+
+
 @pytest.mark.slow
 def test_panic_with_slow_starts(data: Path) -> None:
     """Panic never goes down, and with pods that take minutes its short window sees nothing but the

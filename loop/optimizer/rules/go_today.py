@@ -93,12 +93,12 @@ def perf(given: PerfColumns) -> PerfColumns:
 
 
 def asked(given: ServerColumns) -> ServerColumns:
-    """Return all targets as they are given; of a prefix cache, of how tokens and arrivals vary, and
-    of routers these rules know nothing.
+    """Return all targets as they are given; of a prefix cache, of what a request is to have of the
+    KV cache, of how tokens and arrivals vary, and of routers these rules know nothing.
     """
     none = np.zeros_like(given.cached)
     poisson = np.ones_like(given.dispersion)
-    return replace(given, cached=none, token_cv=none, dispersion=poisson, pooled=none)
+    return replace(given, cached=none, held=none, token_cv=none, dispersion=poisson, pooled=none)
 
 
 def need(asked: ServerColumns) -> Floats:

@@ -84,8 +84,10 @@ def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Fl
     # The batch n for which n · held + margin · sqrt(n) fills the cache.
     root = np.sqrt(room + (some / (2.0 * held)) ** 2) - some / (2.0 * held)
     room = np.where(np.isfinite(room) & (room >= 1.0), np.maximum(np.floor(root**2), 1.0), room)
-    cut = np.maximum(np.minimum(np.minimum(wanted, room), settings.max_batch_cap), 1.0)
-    return cut, room < 1.0
+    told = np.full_like(room, np.inf)
+    np.divide(pairs.perf.kv_tokens, asked.held, out=told, where=asked.held > 0.0)
+    cut = np.minimum(np.minimum(wanted, room), settings.max_batch_cap)
+    return np.maximum(np.minimum(cut, np.floor(told)), 1.0), room < 1.0
 
 
 def queue(max_queue: Floats) -> Floats:

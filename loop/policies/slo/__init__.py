@@ -259,13 +259,14 @@ class SloPolicy:
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
         """Return the max batch to ask for: the present one if it is large enough, and not far too
-        large.
+        large, or larger than what caches were seen to hold.
         """
-        current = system.servers[found.server].current
+        server = system.servers[found.server]
+        current, roomy = server.current, 1.0 if server.held_tokens > 0.0 else ROOMY
         stays = (
             self._steady()
             and found.accelerator == current.accelerator
-            and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
+            and found.max_batch <= current.max_batch <= roomy * found.max_batch
         )
         return current.max_batch if stays else found.max_batch
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from loop.policies.slo.crowd import held_tokens
 from loop.policies.slo.demand import (
     Asked,
     Demand,
@@ -33,6 +34,7 @@ from twin.frozen import made_quickly
 if TYPE_CHECKING:
     from loop.optimizer.rules import OptimizerSettings
     from loop.policies.slo.ask import Found, Optimize
+    from loop.policies.slo.crowd import Crowd
     from loop.types import ServerView, Snapshot, Target
 
 UNKNOWN = Why(kind="held-unknown", text="the load is not known")
@@ -89,7 +91,7 @@ class Sizing:
             server = made.get((which, most_rpm))
             if server is None:
                 load = _at_most(_in_steps(getattr(found, which)), most_rpm)
-                server = made[which, most_rpm] = self.server(view, data, load)
+                server = made[which, most_rpm] = self.server(view, data, load, found.crowd)
             servers[name] = server
         classes = data.classes
         if self.percentile is not None:
@@ -98,8 +100,12 @@ class Sizing:
             }
         return replace(data, servers=servers, capacity=capacity, classes=classes)
 
-    def server(self, view: ServerView, data: SystemData, load: Load | None) -> ServerData:
-        """Return *view* as the optimizer is to know it; the data files add what no label says."""
+    def server(
+        self, view: ServerView, data: SystemData, load: Load | None, full: Crowd | None = None
+    ) -> ServerData:
+        """Return *view* as the optimizer is to know it, *full* of so many requests; the data files
+        add what no label says.
+        """
         base = data.servers.get(view.name) or ServerData(name=view.name, model=view.model)
         cost = cost_cents_per_h(
             data, model=view.model, accelerator=view.accelerator, replicas=view.wanted
@@ -112,6 +118,7 @@ class Sizing:
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),
+            held_tokens=held_tokens(full, data, view.model) or base.held_tokens,
             # The margin of a forecast, which grows with the bursts that are seen, pays for them:
             # to size for them too costs as much as a wider margin, and brings no more.
             arrival_cv=1.0,
@@ -343,7 +350,7 @@ def _to_be_counted(
         if memory.unit is None or not memory.unit.near(view.accelerator, *tokens):
             rate_rpm = max(view.wanted * memory.replica_rpm, load.rate_rpm, 1.0)
             mean = Load(rate_rpm=rate_rpm, in_tokens=tokens[0], out_tokens=tokens[1])
-            servers[name] = sizing.server(view, data, _in_steps(mean))
+            servers[name] = sizing.server(view, data, _in_steps(mean), memory.crowd)
     return servers
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from loop.policies.slo import crowd
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
 from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.spread import Spread
@@ -18,6 +19,7 @@ from loop.types import Load
 from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
+    from loop.policies.slo.crowd import Crowd
     from loop.policies.slo.filters import Bank
     from loop.policies.slo.work import Unit
     from loop.policies.slo.worth import Worth
@@ -56,7 +58,8 @@ class Memory:
     how many requests a minute these stand for, those of its last answers and how many answers a
     minute these stand for, the request that its work is counted in (None: any), how far its
     requests in flight are from what its load says, and what came lately from what came before, what
-    was asked for before any hold [requests/min], what a replica of it can take (0: not known), when
+    was asked for before any hold [requests/min], how many requests filled a KV cache (None: not
+    lately, or nobody tells), what a replica of it can take (0: not known), when
     it was moved last, and since when its load is not known (None: it is). foreseen is used again
     while nothing new is seen.
 
@@ -73,6 +76,7 @@ class Memory:
     spread: Spread = field(default_factory=Spread)
     jumps: Jumps = field(default_factory=Jumps)
     demands: Series = field(default_factory=Series)
+    crowd: Crowd | None = None
     replica_rpm: float = 0.0
     moved_s: float | None = None
     unknown_s: float | None = None
@@ -89,13 +93,14 @@ NEW = Memory()
 class Demand:
     """What one server is to be sized for, in requests of its unit, and the least that it must be
     sized for if GPUs are missing: without the margin of its class; and, if they are still missing,
-    what comes alone, without what waits.
+    what comes alone, without what waits; and how many requests filled a KV cache.
     """
 
     load: Load
     least: Load
     coming: Load
     forecast: Forecast
+    crowd: Crowd | None = None
 
 
 @made_quickly
@@ -135,6 +140,8 @@ def remember(
                 jumps = memory.jumps.with_sample(view, view.load, window_s=window_s)
                 memory = memory if jumps is memory.jumps else replace(memory, jumps=jumps)
                 memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
+                full = crowd.with_sample(memory.crowd, view, now_s=now_s, window_s=window_s)
+                memory = memory if full is memory.crowd else replace(memory, crowd=full)
         found[name] = memory
     before = [found[name].history for name in loads]
     rates = [work_rpm(found[name], load, window_s=window_s) for name, load in loads.items()]
@@ -231,6 +238,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
         least=of(coming_rpm + waits_rpm),
         coming=of(coming_rpm),
         forecast=found,
+        crowd=memory.crowd,
     )
     return made, memory if demands is memory.demands else replace(memory, demands=demands)
 

@@ -55,6 +55,7 @@ class Demanded(NamedTuple):
             and last.load == demand.load
             and last.least == demand.least
             and last.coming == demand.coming
+            and last.crowd == demand.crowd
         )
         return last if same and only_older(view, self.view) else demand
 
