@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
 # of one that comes back by the clock, as long as a clock may be wrong.
-HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
+HELD_SEASON_S = 120.0
 # Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
 # answers that end are the short ones.
@@ -281,8 +281,7 @@ def held_s(memory: Memory, horizon: Horizon) -> float:
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
     back = max(found.bursty, found.unsure)
-    long_s = HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
-    return long_s + min(1.0, within / RESTLESS) * horizon.down_s
+    return (back + min(1.0, within / RESTLESS)) * horizon.down_s
 
 
 def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:
