@@ -96,6 +96,7 @@ def test_users_who_ask_for_as_much_each_fall_out_of_step() -> None:
     assert seen.ttft_s < 0.1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("each", [None, 10])
 def test_how_many_requests_a_table_counts_is_found_where_it_does_not_tell(
     tmp_path: Path, each: int | None
