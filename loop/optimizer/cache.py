@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from loop.optimizer.catalog import make_catalog
+from loop.optimizer.solvers.shortages import Shortages
 from loop.optimizer.table import narrowed
 from loop.replacing import replace
 from loop.spec import ServerData
@@ -35,7 +36,8 @@ Classes: TypeAlias = "Mapping[str, ServiceClass]"
 Limit = tuple[float, float, float, float, float]
 
 SOLUTIONS_MAX = 8  # a cycle asks a few times: with margins, without, with moves and without
-TABLES_MAX = 2  # with margins, and without
+# Tables with margins, of all classes and of some, and without; of many servers two at least.
+TABLES_MAX, TABLES_MIN, TABLES_ROWS_MAX = 16, 2, 20_000
 LOOKED_MAX = 100  # some 50 kB each
 FIGURES_MAX = 5_000  # figures that depend on the rate, which seldom comes again
 
@@ -64,7 +66,7 @@ class Known(Generic[Value]):
 class SizingCache:
     """What was found before: highest rates and smallest batches, which do not depend on the rate
     that is asked for; latencies, means and at a percentile, which do, and where these were looked
-    for; and whole solutions.
+    for; whole solutions; and what has too few GPUs.
 
     near: highest rates of replicas that were alike, as shares of a rough one: where to look first.
     """
@@ -76,6 +78,7 @@ class SizingCache:
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self.means: Known[tuple[float, float, float]] = Known(min(limit, FIGURES_MAX))
         self.looked: Known[Looked] = Known(LOOKED_MAX)
+        self.shortages = Shortages()
         self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None
         self._tables: list[_Sized] = []
@@ -144,7 +147,8 @@ class SizingCache:
     ) -> None:
         """Remember the *table* of *servers*; of the oldest ones none is kept."""
         self._tables.append(_Sized(catalog, settings, tuple(servers), dict(classes), table))
-        del self._tables[:-TABLES_MAX]
+        most = max(TABLES_MIN, min(TABLES_MAX, TABLES_ROWS_MAX // max(len(table.server), 1)))
+        del self._tables[:-most]
 
     def keep(self, data: SystemData, settings: object, solved: Solved) -> None:
         """Remember what is *solved*; of the oldest inputs nothing is kept."""

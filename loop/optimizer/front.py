@@ -12,13 +12,14 @@ from loop.optimizer.cache import Chosen, SizingCache, Solved
 from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
-from loop.optimizer.solvers.exact import solve_exact, solve_grouped
+from loop.optimizer.solvers.exact import NOBODY, solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.several import SeveralAnswer, SeveralProblem, solve_several
 from loop.optimizer.table import Answer, Problem, make_problem
 from loop.replacing import replace
 
 if TYPE_CHECKING:
+    from loop.optimizer.solvers.shortages import Shortages
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, SystemData
 
@@ -36,11 +37,14 @@ def optimize(
     figures that are not asked for.
     """
     cache = SizingCache() if cache is None else cache
+    whole, settings = settings.whole, replace(settings, whole=False)
     asked = replace(settings, figures=True)
     solved = cache.solved(data, asked)
     if solved is None:
-        solved = Solved(_solve(data, settings, cache))
-        cache.keep(data, asked, solved)
+        chosen = _solve(data, settings, cache, whole=whole)
+        solved = Solved(chosen)
+        if chosen.answer is not NOBODY:
+            cache.keep(data, asked, solved)
     if solved.solution is None or (settings.figures and solved.chosen is not None):
         assert solved.chosen is not None, "nothing is explained yet"
         solved.solution = _explained(data, settings, solved.chosen, cache, asked=asked)
@@ -49,7 +53,9 @@ def optimize(
     return solved.solution
 
 
-def _solve(data: SystemData, settings: OptimizerSettings, cache: SizingCache) -> Chosen:
+def _solve(
+    data: SystemData, settings: OptimizerSettings, cache: SizingCache, *, whole: bool
+) -> Chosen:
     """Return what a solver chooses, and of what."""
     rules = settings.rules
     settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
@@ -71,7 +77,8 @@ def _solve(data: SystemData, settings: OptimizerSettings, cache: SizingCache) ->
             time_limit_s=settings.time_limit_s,
         )
         return Chosen(table, problem, several)
-    return Chosen(table, problem, _answer(problem, flags, settings))
+    answer = _answer(problem, flags, settings, whole=whole, shortages=cache.shortages)
+    return Chosen(table, problem, answer)
 
 
 def _explained(
@@ -104,9 +111,17 @@ def _explained(
     )
 
 
-def _answer(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) -> Answer:
+def _answer(
+    problem: Problem,
+    flags: OptimizerData,
+    settings: OptimizerSettings,
+    *,
+    whole: bool,
+    shortages: Shortages,
+) -> Answer:
     """Return the answer of the solver that the settings name; servers left over get parts of
-    what they need, by the saturation policy.
+    what they need, by the saturation policy. NOBODY, if not all can be served and *whole* says that
+    this is enough to know.
     """
     pick_part = settings.rules.pick_part
     if settings.solver == "greedy":
@@ -123,8 +138,18 @@ def _answer(problem: Problem, flags: OptimizerData, settings: OptimizerSettings)
             pick_part=pick_part,
             time_limit_s=settings.time_limit_s,
             gap=settings.gap,
+            whole=whole,
+            shortages=shortages,
         )
-    answer = solve_exact(problem, time_limit_s=settings.time_limit_s, gap=settings.gap)
+    answer = solve_exact(
+        problem,
+        time_limit_s=settings.time_limit_s,
+        gap=settings.gap,
+        whole=whole,
+        shortages=shortages,
+    )
+    if answer is NOBODY:
+        return answer
     filled = fill_left_over(
         problem, answer.choices, saturation_policy=flags.saturation_policy, pick_part=pick_part
     )

@@ -148,7 +148,8 @@ class OptimizerSettings:
     relative distance from the least total that is good enough for the exact solver; time_limit_s:
     when it gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
     latencies to expect and the words are asked for; who weighs one solution against another needs
-    none.
+    none. whole: what is found is not asked for unless every server that can be served is; if some
+    must go without, the answer need not say who has what.
     """
 
     rules: Rules
@@ -164,6 +165,7 @@ class OptimizerSettings:
     time_limit_s: float | None = None
     gap: float = 0.0
     figures: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges: a wrong setting is the programmer's (the command checks what a user

@@ -26,6 +26,7 @@ from loop.optimizer.solvers.core import (
 )
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
 from loop.optimizer.solvers.nearby import all_but_one, only_best
+from loop.optimizer.solvers.shortages import Needs, Shortages
 from loop.optimizer.table import Answer, Choice, PickPart, Problem
 from loop.replacing import replace
 
@@ -37,15 +38,24 @@ LIKELY_NODES = 50  # of one tree among likely options
 MORE = "more servers may be possible: not all could be looked at"
 ROUGH_GAP = 0.05  # if only the number of servers counts
 NO_LIMIT_S = 600.0
+NOBODY = Answer(choices={})
 
 
-def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: float = 0.0) -> Answer:
+def solve_exact(
+    problem: Problem,
+    *,
+    time_limit_s: float | None = None,
+    gap: float = 0.0,
+    whole: bool = False,
+    shortages: Shortages | None = None,
+) -> Answer:
     """Return what each server gets. Servers that get nothing are absent.
 
     gap: relative distance of the score from the least that is good enough. time_limit_s: when it is
     reached the best found stands, with its gap; None: no limit worth naming, but a large system is
     solved to LARGE_GAP and by so many nodes only, so that the answer is quick and does not depend
-    on the speed of the machine.
+    on the speed of the machine. whole: if it is shown that not all can be served, NOBODY.
+    *shortages* remember what was shown, to be filled.
     """
     best = {
         i: Choice(rows[0], problem.replicas[rows[0]])
@@ -54,13 +64,17 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
     }
     if problem.capacity is None or _fits(problem, best.values()):
         return Answer(choices=best, gap=0.0, optimal=True)
+    known = Shortages() if shortages is None else shortages
     names = problem.names
     order = sorted(range(len(names)), key=names.__getitem__)
     if order == list(range(len(names))):
-        return _solved(problem, time_limit_s=time_limit_s, gap=gap)
+        return _solved(problem, known, time_limit_s=time_limit_s, gap=gap, whole=whole)
     # Servers in the order of their names: what is as good must not depend on that in which they
     # were given.
-    found = _solved(_turned(problem, order), time_limit_s=time_limit_s, gap=gap)
+    turned = _turned(problem, order)
+    found = _solved(turned, known, time_limit_s=time_limit_s, gap=gap, whole=whole)
+    if found is NOBODY:
+        return found
     return replace(found, choices={order[i]: choice for i, choice in found.choices.items()})
 
 
@@ -75,7 +89,18 @@ def _turned(problem: Problem, order: Sequence[int]) -> Problem:
     )
 
 
-def _solved(problem: Problem, *, time_limit_s: float | None, gap: float) -> Answer:
+def _solved(
+    problem: Problem,
+    shortages: Shortages,
+    *,
+    time_limit_s: float | None,
+    gap: float,
+    whole: bool,
+) -> Answer:
+    needs = Needs.of(problem)
+    short = shortages.shown(needs)
+    if whole and (short or needs.unfit):
+        return NOBODY
     options = _options(problem)
     if not len(options.row):
         return Answer(choices={}, gap=0.0, optimal=True)
@@ -90,7 +115,14 @@ def _solved(problem: Problem, *, time_limit_s: float | None, gap: float) -> Answ
     if near is not None:
         return near
     search = _Search(problem, options, effort)
-    return search.all_served() or search.by_priority()
+    try:
+        served = None if short else search.all_served()
+    except OutOfTimeError:
+        return search.by_priority()
+    if served is None and not short and effort.thorough:
+        shortages.add(needs)
+        short = True
+    return served or (NOBODY if whole and short else search.by_priority())
 
 
 def solve_grouped(
@@ -100,20 +132,27 @@ def solve_grouped(
     pick_part: PickPart = largest_share,
     time_limit_s: float | None = None,
     gap: float = 0.0,
+    whole: bool = False,
+    shortages: Shortages | None = None,
 ) -> Answer:
     """Return the exact answer class by class, highest first, with parts by the saturation policy
     after each.
 
     If all servers can be served this is solve_exact, and one solution of it; else one more for
     each class that is short, with time_limit_s each. gap and optimal are those of the last of them.
+    whole and *shortages* as of solve_exact.
     """
     fixed: dict[int, Choice] = {}
     rest = problem
     while True:
-        answer = solve_exact(rest, time_limit_s=time_limit_s, gap=gap)
+        answer = solve_exact(
+            rest, time_limit_s=time_limit_s, gap=gap, whole=whole, shortages=shortages
+        )
         short = [i for i, rows in enumerate(rest.options) if rows and i not in answer.choices]
         if not short:
             return replace(answer, choices={**fixed, **answer.choices})
+        if whole:
+            return NOBODY
         level = min(problem.priority[i] for i in short)
         fixed |= {i: choice for i, choice in answer.choices.items() if problem.priority[i] <= level}
         upper = _classes(problem, to=level)
@@ -231,13 +270,10 @@ class _Search:
 
     def all_served(self) -> Answer | None:
         """Return the best answer that serves every server that has an option, or None if there
-        is none.
+        is none. Raise OutOfTimeError if that is not known.
         """
         everyone = _program(self.problem, self.options, must=self.able)
-        try:
-            found = minimise(everyone, self.options.score, self._final())
-        except OutOfTimeError:
-            return None
+        found = minimise(everyone, self.options.score, self._final())
         return None if found is None else _answer(self.problem, self.options, found)
 
     def by_priority(self) -> Answer:
@@ -275,6 +311,8 @@ class _Search:
         """
         able = int(here.sum())
         served = here[self.options.owner].astype(np.float64)
+        if int(served[self.known].sum()) == able:
+            return _serving(program, here, able), True
         most = min(int(-relaxed(program, -served) + 1e-6), able)
         count = self._likely(program, here, most)
         while count < most and self.effort.thorough:

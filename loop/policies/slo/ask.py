@@ -79,15 +79,20 @@ class Asking:
     woken: Mapping[str, Target]
     left_out: Mapping[str, Why] = field(default_factory=dict)
 
-    def solution(self, system: SystemData, infeasible: Mapping[str, Why]) -> Solution:
-        """Return what the servers of *system* should have, but for those *infeasible*, too."""
+    def solution(
+        self, system: SystemData, infeasible: Mapping[str, Why], *, whole: bool = False
+    ) -> Solution:
+        """Return what the servers of *system* should have, but for those *infeasible*, too; whole:
+        only that somebody is short, if not all can be served.
+        """
         rest = self.rest(system, infeasible)
-        found = self.ask(rest, self.settings) if rest.servers else NO_SOLUTION
+        settings = replace(self.settings, whole=whole)
+        found = self.ask(rest, settings) if rest.servers else NO_SOLUTION
         if not self.left_out:
             return found
         return replace(found, unserved={**found.unserved, **self.left_out})
 
-    def found(self, system: SystemData) -> Found:
+    def found(self, system: SystemData, *, whole: bool = False) -> Found:
         """Return the solution of *system*, and which servers nothing can serve, with the reason.
 
         These hold GPUs that the others must not be given, so if there are any the rest is solved
@@ -95,15 +100,15 @@ class Asking:
         """
         infeasible: dict[str, Why] = {}
         try:
-            solution = self.solution(system, infeasible)
+            solution = self.solution(system, infeasible, whole=whole)
         except ArithmeticError:
             infeasible = beyond_arithmetic(self.ask, self.rest(system, {}), self.settings)
-            solution = self.solution(system, infeasible)
+            solution = self.solution(system, infeasible, whole=whole)
         unserved = solution.unserved.items()
         unservable = {name: why for name, why in unserved if why.kind != "capacity"}
         if unservable:
             infeasible |= unservable
-            solution = self.solution(system, infeasible)
+            solution = self.solution(system, infeasible, whole=whole)
         return self.made(system, solution, infeasible)
 
     def made(self, system: SystemData, solution: Solution, infeasible: Mapping[str, Why]) -> Found:
@@ -132,6 +137,9 @@ def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
     is of it: it gets others if these serve it whole, else as many as it can have.
     """
 
+    if all(view.gpus_reachable is None for view in snapshot.servers.values()):
+        return ask
+
     def over(solution: Solution, data: SystemData) -> dict[str, tuple[str, int]]:
         """Return the type and the replicas that there is room for, by server."""
         found = {}
@@ -148,6 +156,8 @@ def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
         return found
 
     def bounded(data: SystemData, settings: OptimizerSettings) -> Solution:
+        # Where some are cut to their room, others find more GPUs than if all were served whole.
+        settings = replace(settings, whole=False)
         first = ask(data, settings)
         beyond = over(first, data)
         if not beyond:

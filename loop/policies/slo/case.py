@@ -5,10 +5,10 @@ sized for, and with the margin that there are GPUs for. Pure but for the optimiz
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from loop.policies.slo.crowd import held_tokens
 from loop.policies.slo.demand import (
@@ -150,6 +150,14 @@ class Sizing:
         return replace(view.load, rate_rpm=view.load.rate_rpm + waits_rpm)
 
 
+class Find(Protocol):
+    """What finds the allocation of a system. whole: the case is looked at in another way if anybody
+    is short, so who has what need not be found then.
+    """
+
+    def __call__(self, system: SystemData, *, whole: bool = False) -> Found: ...
+
+
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -181,7 +189,7 @@ class Case:
             shares=self.shares,
         )
 
-    def within_capacity(self, find: Callable[[SystemData], Found]) -> Found:
+    def within_capacity(self, find: Find) -> Found:
         """Return what is found with the margins that there are GPUs for.
 
         If GPUs are missing without any margin, nobody has one, and nobody any for what waits if
@@ -192,12 +200,12 @@ class Case:
         priorities = {self.data.priority(servers[name].service_class) for name in self.demands}
 
         def bare(lowest: int) -> Found:
-            return find(self.sized(bare_from=lowest))
+            return find(self.sized(bare_from=lowest), whole=True)
 
         many = len(servers) > MANY
         if many and self.shares:
             return find(self.sized(drains=False))
-        found = find(self.sized() if self.shares else self.system)
+        found = find(self.sized() if self.shares else self.system, whole=bool(priorities))
         if not found.short or not priorities:
             return found
         least = None if many else bare(0)

@@ -175,11 +175,11 @@ def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> 
     that there are GPUs for then; the same servers can be served as in what was *found*.
     """
 
-    def find(system: SystemData) -> Found:
+    def find(system: SystemData, *, whole: bool = False) -> Found:
         staying = case.sizing.lately.staying
         stay = {name: staying(system.servers[name]) for name in names}
         kept = replace(system, servers={**system.servers, **stay})
-        solution = asking.solution(kept, found.infeasible)
+        solution = asking.solution(kept, found.infeasible, whole=whole)
         return asking.made(kept, solution, found.infeasible)
 
     return case.within_capacity(find)
