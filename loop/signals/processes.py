@@ -126,15 +126,15 @@ class Part(NamedTuple):
 
 def _parts(all_labels: Collection[Labels]) -> dict[Labels, Part]:
     """Return what each of *all_labels* of a pod tells. Where they would tell apart more engines
-    than a pod has, they count by something else (teams, sessions) in one; then only those that are
-    known to tell engines apart do, or none.
+    than a pod has, they count by something else (teams, requests) in one; then only those that are
+    known to tell engines apart do, or none. What names a scrape does in no case.
     """
     directly = _scraped_directly(all_labels)
-    told = {label for labels in all_labels for label, _ in labels}
+    told = {label for labels in all_labels for label, _ in labels} - OF_A_SCRAPE
     parts: dict[Labels, Part] = {}
     for also in (OF_A_SERIES, OF_A_SERIES | (told - APART), OF_A_SERIES | told):
         parts = {labels: told_apart(labels, directly=directly, own=also) for labels in all_labels}
-        if len({(part.target, part.scrape) for part in parts.values()}) <= ENGINES_MAX:
+        if len({part.target for part in parts.values()}) <= ENGINES_MAX:
             break
     return parts
 

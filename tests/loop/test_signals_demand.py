@@ -526,6 +526,25 @@ def test_two_looks_at_one_time_may_have_been_the_other_way_round() -> None:
     assert len(tracks_of(series, engines=["vllm"])) == 2
 
 
+@pytest.mark.parametrize(("label", "counted"), [("engine", 8), ("team", 1)])
+def test_engines_that_are_scraped_by_several_count_once_each(label: str, counted: int) -> None:
+    """A node of eight ranks, found by two jobs of a pair of Prometheus servers, shows 32 times what
+    one engine shows: these are eight. Where a label counts by something else, copies are copies.
+    """
+    values = range(8 if label == "engine" else 20)
+    scrapes = [(job, pair) for job in ("pods", "services") for pair in ("prometheus-0", "-1")]
+    series = list[Series]()
+    for k, (job, pair) in enumerate(scrapes):
+        for value in values:
+            labels = {label: str(value), "job": job, "prometheus_replica": pair}
+            told = engine(NOW_S - 50.0 + k, rps=1.0 + value, base=5000.0 + k * (1.0 + value))
+            series += series_of(told, labels=labels)
+    tracks = tracks_of(series)
+    assert len(tracks) == counted
+    rate_rps = sum(track.arrived[-1] / track.alive_s for track in tracks)
+    assert rate_rps == pytest.approx(sum(1.0 + value for value in values), rel=0.05)
+
+
 @pytest.mark.parametrize("apart_s", [0.0, 0.01, 0.3])
 def test_two_engines_looked_at_within_a_moment_are_two(apart_s: float) -> None:
     """What a scrape step brings hid that they disagree: of two engines of a pod without limits one
