@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
@@ -231,6 +232,37 @@ def test_a_list_of_none_may_be_null(tmp_path: Path) -> None:
         assert client.pods("infer") == []
         with pytest.raises(ApiError, match="expected a list"):
             client.pods("infer")
+
+
+def test_the_clock_of_the_cluster_is_known_where_an_answer_does_not_tell_it(
+    tmp_path: Path,
+) -> None:
+    """By our own clock pods would be hours old for a cycle. One that was kept says for how long."""
+    headers = list[tuple[str, str]]()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(200)
+        for header in headers:
+            handler.send_header(*header)
+        body = b'{"kind": "PodList", "items": []}'
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with serving(answer, None, tmp_path) as client:
+        client.pods("infer")
+        assert client.take_epoch_s() is None
+        found = []
+        for told in (
+            {"Date": formatdate(1e9, usegmt=True)},
+            {},
+            {"Date": formatdate(1e9 - 60.0, usegmt=True), "Age": "60"},
+            {"Date": "yesterday", "Age": "x"},
+        ):
+            headers[:] = told.items()
+            client.pods("infer")
+            found.append(client.take_epoch_s())
+    assert found == [pytest.approx(1e9, abs=allowed_s(6.0))] * 4
 
 
 def test_a_list_that_always_expires_is_a_failure(tmp_path: Path) -> None:

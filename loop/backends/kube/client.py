@@ -32,6 +32,7 @@ from loop.backends.kube.objects import Object, continue_of, texts_of
 from loop.backends.kube.transport import WholeAnswers
 from loop.errors import LoopError, SpecError
 from twin.datafile import unreadable
+from twin.magnitudes import whole
 
 if TYPE_CHECKING:
     from loop.ports import Clock
@@ -190,6 +191,7 @@ class KubeClient:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._epoch_s: float | None = None
+        self._fresh_epoch_s: float | None = None  # of the answers since it was asked for
         self._api = connector()
 
     def close(self) -> None:
@@ -199,11 +201,12 @@ class KubeClient:
         api.close()
 
     def take_epoch_s(self) -> float | None:
-        """Return the date of second 0 of the clock [Unix time] by that of the cluster, as far as
-        answers have told since this was asked last.
+        """Return the date of second 0 of the clock [Unix time] by that of the cluster, as answers
+        have told since this was asked last, else as they told before. None if none ever has.
         """
-        found, self._epoch_s = self._epoch_s, None
-        return found
+        fresh_s, self._fresh_epoch_s = self._fresh_epoch_s, None
+        self._epoch_s = self._epoch_s if fresh_s is None else fresh_s
+        return self._epoch_s
 
     def deployments(self, namespace: str = "") -> list[Json]:
         """Return the managed Deployments of *namespace*, of all of them when it is empty: one
@@ -549,10 +552,11 @@ class KubeClient:
         """
         try:
             date_s = parsedate_to_datetime(headers["Date"]).timestamp() + 0.5
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             return
-        epoch_s = date_s - self._clock.now_s()
-        self._epoch_s = epoch_s if self._epoch_s is None else max(self._epoch_s, epoch_s)
+        age_s = whole(headers.get("Age") or "") or 0  # if somebody had kept the answer
+        epoch_s, before_s = date_s + age_s - self._clock.now_s(), self._fresh_epoch_s
+        self._fresh_epoch_s = epoch_s if before_s is None else max(before_s, epoch_s)
 
     def _reconnect(self, used: official.ApiClient, refused: ApiError) -> None:
         """Connect with the present credentials in place of those *used*. Raise ApiError if they
