@@ -16,6 +16,8 @@ from twin.magnitudes import whole
 
 MOVED = (301, 302, 307, 308)
 PACKED = ("gzip", "x-gzip", "deflate")
+# Said in each request: httpx asks for all that this Python can unpack (Brotli, Zstandard).
+ASKED_PACKED = {"Accept-Encoding": "gzip, deflate"}
 PIECE_BYTES = 2**20
 # For clients that fetch.
 NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
@@ -67,7 +69,7 @@ def fetch(
             request = client.build_request(
                 method,
                 url,
-                headers=headers,
+                headers={**ASKED_PACKED, **(headers or {})},
                 data=data,
                 params=params,
                 timeout=bounds.total_s,
@@ -114,15 +116,16 @@ def unpacked(reply: httpx.Response) -> Iterator[bytes]:
     if packed not in PACKED:
         raise httpx.DecodingError(f"expected an answer packed by gzip, found {packed[:60]!r}")
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the head of gzip or of zlib
+    begun = False
     try:
         for raw in reply.iter_raw():
-            left = raw
+            left, begun = raw, True
             while left and not unpacking.eof:
                 yield unpacking.decompress(left, PIECE_BYTES)
                 left = unpacking.unconsumed_tail
     except zlib.error as error:
         raise httpx.DecodingError(f"expected an answer packed by gzip, found {error}") from error
-    if not unpacking.eof:
+    if begun and not unpacking.eof:  # who says no more than a status may call even that packed
         raise httpx.DecodingError("expected an answer packed by gzip, found a part of one")
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
-from loop.backends.fetch import unpacked
+from loop.backends.fetch import ASKED_PACKED, unpacked
 from loop.errors import BackendError, LoopError, PausedError, Phase, RefusedError
 from twin.datafile import without_halves
 
@@ -71,7 +71,9 @@ class ServiceClient:
             text = " ".join(line.split())[:LINE_MAX]
             raise BackendError(f"{self._name} {self._url}/{verb}: {text}", phase=phase) from None
 
-        headers = {"content-type": "application/json"} if body is not None else {}
+        headers = dict(ASKED_PACKED)
+        if body is not None:
+            headers["content-type"] = "application/json"
         try:
             if self._token is not None:
                 headers["authorization"] = f"Bearer {self._token()}"

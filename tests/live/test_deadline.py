@@ -105,6 +105,26 @@ def test_an_answer_may_be_packed(coding: str, body: bytes) -> None:
         assert fetch(client, "GET", "http://x", bounds=BOUNDS).body == TOLD
 
 
+def test_only_what_can_be_unpacked_is_asked_for() -> None:
+    """Where Python has Brotli, httpx asks for that, too: each such answer would be refused."""
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["Accept-Encoding"])
+        return httpx.Response(200)
+
+    headers = {"Accept-Encoding": "gzip, br, zstd"}
+    with httpx.Client(transport=httpx.MockTransport(answer), headers=headers) as client:
+        fetch(client, "GET", "http://x", bounds=BOUNDS)
+    assert asked == ["gzip, deflate"]
+
+
+def test_an_answer_without_a_body_may_be_called_packed() -> None:
+    """Some proxies say so of all that they pass on."""
+    with answering(coding="gzip", body=b"") as client:
+        assert fetch(client, "GET", "http://x", bounds=BOUNDS).body == b""
+
+
 BOMB = gzip.compress(bytes(2**24))
 
 
