@@ -11,7 +11,7 @@ from typing import NamedTuple
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import MODEL_NAME, Labels, Series, told_apart
-from loop.signals.together import models_of
+from loop.signals.together import models_of, names_of
 
 
 def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
@@ -95,7 +95,12 @@ def own_engines(
     others = frozenset().union(*(name for name in called if not matched[name]))
     return Own(
         {
-            pod: [s for one in of if not one.called or matched[one.called] for s in one.series]
+            pod: [
+                pods[pod][place]
+                for one in of
+                if not one.called or matched[one.called]
+                for place in one.places
+            ]
             for pod, of in engines.items()
         },
         others,
@@ -103,25 +108,30 @@ def own_engines(
 
 
 class _Engine(NamedTuple):
-    """What may be one engine: its series, and what it calls its models."""
+    """What may be one engine: the places of its series, and what it calls its models."""
 
     called: frozenset[str]
-    series: list[Series]
+    places: list[int]
 
 
 def _engines(series: Sequence[Series], names: Names) -> list[_Engine]:
     """Return the engines of one pod, by the labels of their series: each has a KV cache of its own,
     where a page tells of several under names of models (those of adapters have none).
     """
-    targets: dict[Labels, dict[str, list[Series]]] = defaultdict(lambda: defaultdict(list))
-    for one in series:
-        part = told_apart(one.labels)
-        targets[part.target][dict(part.own).get(MODEL_NAME, "")].append(one)
+    targets: dict[Labels, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    called = names_of(series)
+    for place, (_, labels) in enumerate(called):
+        part = told_apart(labels)
+        targets[part.target][dict(part.own).get(MODEL_NAME, "")].append(place)
     found = []
     for by_model in targets.values():
-        caches = [model for model, of in by_model.items() if model and _has_cache(of, names)]
+        caches = [
+            model
+            for model, of in by_model.items()
+            if model and _has_cache((called[place].metric for place in of), names)
+        ]
         if len(caches) < 2:
-            every = [one for of in by_model.values() for one in of]
+            every = [place for of in by_model.values() for place in of]
             found.append(_Engine(frozenset(by_model) - {""}, every))
             continue
         found += [_Engine(frozenset({model}), by_model[model]) for model in caches]
@@ -129,7 +139,7 @@ def _engines(series: Sequence[Series], names: Names) -> list[_Engine]:
     return found
 
 
-def _has_cache(series: Iterable[Series], names: Names) -> bool:
+def _has_cache(metrics: Iterable[str], names: Names) -> bool:
     return any(
-        quantity == "kv_usage" for one in series for quantity, _ in names.ranks.get(one.metric, ())
+        quantity == "kv_usage" for metric in metrics for quantity, _ in names.ranks.get(metric, ())
     )

@@ -38,7 +38,7 @@ from loop.signals.models import OwnEngines
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Series
-from loop.signals.series import Track, tracks_of
+from loop.signals.series import CLOCKS_S, Track, tracks_of
 from loop.signals.survey import RELATED
 from loop.signals.together import Crowd, Rows, models_of
 
@@ -141,12 +141,13 @@ class Prometheus:
         together: list[Rows] = []
         begins_s: list[float | None] = []
         pods: list[tuple[ScrapedServer, str, Sequence[Series], float | None]] = []
-        # Of a pod that came up again counters may show more than before all the same.
+        # Of a pod that came up again since, counters may show more than before all the same.
+        since_s = now_s - longest_s - CLOCKS_S
         restarts_s = {
             (pod.namespace, pod.name): pod.restarts_s
             for one in servers
             for pod in one.pods
-            if pod.restarts_s
+            if pod.restarts_s and max(pod.restarts_s) > since_s
         }
         for one in servers:
             window_s = self._reaches.window(one.name).window_s
