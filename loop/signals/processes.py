@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import isnan
@@ -58,6 +58,7 @@ EXPORTED_JOB, EXPORTED_INSTANCE = f"exported_{JOB}", f"exported_{INSTANCE}"
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
 APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
 ENGINES_MAX = 16  # in one pod: GPUs of a node
+COPIES_MAX = 4  # of each, under labels of who scrapes it: two jobs, a pair of Prometheus servers
 MODEL_NAME = "model_name"
 MODEL_NAMES = (MODEL_NAME, f"exported_{MODEL_NAME}")
 _PORT = re.compile(r":\d+$")
@@ -125,16 +126,19 @@ class Part(NamedTuple):
 
 
 def _parts(all_labels: Collection[Labels]) -> dict[Labels, Part]:
-    """Return what each of *all_labels* of a pod tells. Where they would tell apart more engines
-    than a pod has, they count by something else (teams, requests) in one; then only those that are
-    known to tell engines apart do, or none. What names a scrape does in no case.
+    """Return what each of *all_labels* of a pod tells. A label that would tell apart more engines
+    than a pod has counts by something else (teams, requests) in one. Where all labels together
+    tell apart too many, only those do that are known to, or none. What names a scrape stays that.
     """
     directly = _scraped_directly(all_labels)
-    told = {label for labels in all_labels for label, _ in labels} - OF_A_SCRAPE
+    values = Counter(label for label, _ in {pair for labels in all_labels for pair in labels})
+    told = values.keys() - OF_A_SCRAPE
+    many = {label for label in told - APART if values[label] > ENGINES_MAX}
     parts: dict[Labels, Part] = {}
-    for also in (OF_A_SERIES, OF_A_SERIES | (told - APART), OF_A_SERIES | told):
-        parts = {labels: told_apart(labels, directly=directly, own=also) for labels in all_labels}
-        if len({part.target for part in parts.values()}) <= ENGINES_MAX:
+    for also in (many, told - APART, told):
+        own = OF_A_SERIES | also
+        parts = {labels: told_apart(labels, directly=directly, own=own) for labels in all_labels}
+        if len({part.target for part in parts.values()}) <= ENGINES_MAX * COPIES_MAX:
             break
     return parts
 

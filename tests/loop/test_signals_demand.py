@@ -526,8 +526,11 @@ def test_two_looks_at_one_time_may_have_been_the_other_way_round() -> None:
     assert len(tracks_of(series, engines=["vllm"])) == 2
 
 
+@pytest.mark.parametrize("pair_label", ["prometheus_replica", "ours"])
 @pytest.mark.parametrize(("label", "counted"), [("engine", 8), ("team", 1)])
-def test_engines_that_are_scraped_by_several_count_once_each(label: str, counted: int) -> None:
+def test_engines_that_are_scraped_by_several_count_once_each(
+    label: str, counted: int, pair_label: str
+) -> None:
     """A node of eight ranks, found by two jobs of a pair of Prometheus servers, shows 32 times what
     one engine shows: these are eight. Where a label counts by something else, copies are copies.
     """
@@ -536,7 +539,7 @@ def test_engines_that_are_scraped_by_several_count_once_each(label: str, counted
     series = list[Series]()
     for k, (job, pair) in enumerate(scrapes):
         for value in values:
-            labels = {label: str(value), "job": job, "prometheus_replica": pair}
+            labels = {label: str(value), "job": job, pair_label: pair}
             told = engine(NOW_S - 50.0 + k, rps=1.0 + value, base=5000.0 + k * (1.0 + value))
             series += series_of(told, labels=labels)
     tracks = tracks_of(series)
