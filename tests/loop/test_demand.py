@@ -44,7 +44,7 @@ def follow(*views: ServerView, horizon: Horizon = HORIZON, worth: Worth = WORTH)
 def remembered(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
     """Return what is remembered of one server."""
     (found,) = remember(
-        {view.name: memory}, {view.name: view}, now_s=now_s, window_s=HORIZON.window_s
+        {view.name: memory}, {view.name: view}, {}, now_s=now_s, window_s=HORIZON.window_s
     ).values()
     return found
 

@@ -98,7 +98,7 @@ def test_another_unit_is_the_same_load() -> None:
     before, after = Memory(unit=UNIT, replica_rpm=100.0), Memory()
     for step in range(20):
         (before,) = remember(
-            {view.name: before}, {view.name: view}, now_s=30.0 * step, window_s=60.0
+            {view.name: before}, {view.name: view}, {}, now_s=30.0 * step, window_s=60.0
         ).values()
     after = counted_in(before, replace(UNIT, in_tokens=1500.0))
     times = UNIT.times(1500.0, 200.0)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from loop.policies.slo.crowd import held_tokens
 from loop.policies.slo.demand import (
     Asked,
     Demand,
@@ -103,8 +102,8 @@ class Sizing:
     def server(
         self, view: ServerView, data: SystemData, load: Load | None, full: Crowd | None = None
     ) -> ServerData:
-        """Return *view* as the optimizer is to know it, *full* of so many requests; the data files
-        add what no label says.
+        """Return *view* as the optimizer is to know it, its caches *full*; the data files add what
+        no label says.
         """
         base = data.servers.get(view.name) or ServerData(name=view.name, model=view.model)
         cost = cost_cents_per_h(
@@ -118,7 +117,7 @@ class Sizing:
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),
-            held_tokens=held_tokens(full, data, view.model) or base.held_tokens,
+            held_tokens=base.held_tokens if full is None else full.tokens_asked,
             # The margin of a forecast, which grows with the bursts that are seen, pays for them:
             # to size for them too costs as much as a wider margin, and brings no more.
             arrival_cv=1.0,
@@ -297,7 +296,7 @@ def _demands(
     """Return what each server of known load is to be sized for, and what is remembered."""
     now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
     if not sizing.forecasts or sizing.compat:
-        return {}, remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
+        return {}, remember(state, snapshot.servers, data.perf, now_s=now_s, window_s=window_s)
     lately, seen = sizing.lately, snapshot.servers
     lately.begin(seen, data, sizing, window_s)
     quiet = {
@@ -306,7 +305,7 @@ def _demands(
         if name in seen and one.holds(seen[name], state.get(name), now_s=now_s)
     }
     views = {name: view for name, view in seen.items() if name not in quiet}
-    memories = remember(state, views, now_s=now_s, window_s=window_s)
+    memories = remember(state, views, data.perf, now_s=now_s, window_s=window_s)
     servers = _to_be_counted(views, data, memories, sizing)
     counted = units(data, servers, ask=ask, settings=settings) if servers else {}
     memories |= {name: counted_in(memories[name], unit) for name, unit in counted.items()}

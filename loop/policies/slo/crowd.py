@@ -2,8 +2,8 @@
 and what was computed of those that lose theirs is computed again. Pure.
 
 A server that gets there stays there: five replicas that compute everything twice do less than three
-do of the same requests, until fewer are let in at once. So how many there were when the caches were
-full is remembered, and a batch is no larger than ROOM times that.
+do of the same requests, until fewer are let in at once. So what each held when the caches were full
+is remembered, and each request of a batch is to have that, and room.
 """
 
 from __future__ import annotations
@@ -11,65 +11,88 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loop.replacing import replace
+
 if TYPE_CHECKING:
-    from loop.spec import SystemData
+    from collections.abc import Mapping
+
+    from loop.spec import Perf
     from loop.types import PodView, ServerView
 
-# So many lose their place for each that ends, in pods whose cache is so full: fewer do now and then
-# in any full batch, and cost less than a smaller one.
-LOST, FULL = 1.5, 0.6
-ROOM = 0.8
+    Perfs = Mapping[tuple[str, str], Perf]
+
+# Such a share of the time of pods whose cache is so full goes into what is computed again, so often
+# in a row. Where prompts are short, or few lose their place, that costs less than a smaller batch.
+WASTED, FULL, SAMPLES = 0.25, 0.6, 2
+ROOM = 1.25
 KEPT_S = 1800.0  # for how long it is remembered after the last time
-LESS = (
-    0.9  # of what is remembered: what is a little less changes nothing, for a change is a rollout
-)
+# Another batch is a rollout: what is a little more changes nothing, and what is more, not at once.
+MORE, DWELL_S = 1.1, 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """How many requests filled the KV cache of a replica on *accelerator*, last at seen_s."""
+    """How many tokens of the KV cache a request held at since_s, in caches that were too full (0:
+    they have not been for long), and how many samples in a row say that they are, the last at
+    seen_s.
+    """
 
-    requests: float
-    accelerator: str
-    seen_s: float
+    tokens: float = 0.0
+    since_s: float = 0.0
+    samples: int = 0
+    seen_s: float = 0.0
+
+    @property
+    def tokens_asked(self) -> float:
+        """Return how many each request of a batch is to have, so that nobody loses a place; 0: as
+        many as its own.
+        """
+        return ROOM * self.tokens
 
 
 def with_sample(
-    crowd: Crowd | None, view: ServerView, *, now_s: float, window_s: float
+    crowd: Crowd | None, view: ServerView, perfs: Perfs, *, now_s: float, window_s: float
 ) -> Crowd | None:
-    """Return what is known of *view* after it was seen at *now_s* over the last *window_s*."""
-    if crowd is not None and now_s - crowd.seen_s > KEPT_S:
-        crowd = None
-    requests = _filling(view, window_s=window_s)
-    if requests is None:
-        return crowd
-    here = crowd is not None and crowd.accelerator == view.accelerator
-    if crowd is not None and here and requests >= LESS * crowd.requests:
-        requests = crowd.requests
-    return Crowd(requests, view.accelerator, now_s)
-
-
-def held_tokens(crowd: Crowd | None, data: SystemData, model: str) -> float:
-    """Return how many tokens of the KV cache a request is to have, so that nobody loses a place; 0
-    if that is not known.
+    """Return what is known of *view* after it was seen at *now_s* over the last *window_s*, by
+    *perfs* of models and accelerators.
     """
-    perf = None if crowd is None else data.perf.get((model, crowd.accelerator))
-    if crowd is None or perf is None or perf.kv_tokens is None:
-        return 0.0
-    return perf.kv_tokens / (ROOM * crowd.requests)
+    tokens = _held(view, perfs, window_s=window_s)
+    if tokens is None:
+        if crowd is None or now_s - crowd.seen_s > KEPT_S or not crowd.tokens:
+            return None
+        return crowd if not crowd.samples else replace(crowd, samples=0)
+    last = crowd or Crowd()
+    seen = replace(last, samples=last.samples + 1, seen_s=now_s)
+    early = last.tokens > 0.0 and now_s - last.since_s < DWELL_S
+    if seen.samples < SAMPLES or early or tokens <= MORE * last.tokens:
+        return seen
+    return replace(seen, tokens=tokens, since_s=now_s)
 
 
-def _filling(view: ServerView, *, window_s: float) -> float | None:
-    """Return how many requests fill the cache of a replica, if some lose their places there."""
-    if view.preemptions is None or view.completions_rpm is None:
+def _held(view: ServerView, perfs: Perfs, *, window_s: float) -> float | None:
+    """Return how many tokens a request holds in pods whose cache is full, if too much of their time
+    goes into what is computed again.
+    """
+    if not view.preemptions:
         return None
-    ended = view.completions_rpm * window_s / 60.0
-    full = [pod for pod in view.pods if _is_full(pod)]
-    if view.preemptions < LOST * max(ended, 1.0) or not full:
+    held, running, again_ms, full = 0.0, 0, 0.0, 0
+    for pod in view.pods:
+        # While a server moves, pods are on several accelerators.
+        perf = perfs.get((view.model, pod.accelerator))
+        if perf is not None and perf.kv_tokens is not None and _is_full(pod):
+            held += pod.kv_usage * perf.kv_tokens
+            running += pod.running
+            again_ms += perf.beta_ms
+            full += 1
+    if not full:
         return None
-    return sum(pod.running for pod in full) / sum(pod.kv_usage for pod in full)
+    tokens = held / running
+    again_ms *= view.preemptions / full * tokens
+    return tokens if again_ms >= WASTED * 1000.0 * window_s * full else None
 
 
 def _is_full(pod: PodView) -> bool:
+    """Return whether its cache is full of fewer requests than its batch takes."""
     told = pod.sample_age_s is not None and not {"running", "kv_usage"} & {*pod.unknown_gauges}
-    return told and pod.phase == "ready" and pod.running > 0 and pod.kv_usage >= FULL
+    few = 0 < pod.running < pod.max_batch
+    return told and pod.phase == "ready" and few and pod.kv_usage >= FULL

@@ -19,7 +19,7 @@ from loop.types import Load
 from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
-    from loop.policies.slo.crowd import Crowd
+    from loop.policies.slo.crowd import Crowd, Perfs
     from loop.policies.slo.filters import Bank
     from loop.policies.slo.work import Unit
     from loop.policies.slo.worth import Worth
@@ -58,10 +58,10 @@ class Memory:
     how many requests a minute these stand for, those of its last answers and how many answers a
     minute these stand for, the request that its work is counted in (None: any), how far its
     requests in flight are from what its load says, and what came lately from what came before, what
-    was asked for before any hold [requests/min], how many requests filled a KV cache (None: not
-    lately, or nobody tells), what a replica of it can take (0: not known), when
-    it was moved last, and since when its load is not known (None: it is). foreseen is used again
-    while nothing new is seen.
+    was asked for before any hold [requests/min], what requests held of KV caches that were too
+    full (None: none was lately, or nobody tells), what a replica of it can take (0: not known),
+    when it was moved last, and since when its load is not known (None: it is). foreseen is used
+    again while nothing new is seen.
 
     Once there is a unit, all rates are of such requests.
     """
@@ -93,7 +93,7 @@ NEW = Memory()
 class Demand:
     """What one server is to be sized for, in requests of its unit, and the least that it must be
     sized for if GPUs are missing: without the margin of its class; and, if they are still missing,
-    what comes alone, without what waits; and how many requests filled a KV cache.
+    what comes alone, without what waits; and what requests held of KV caches that were too full.
     """
 
     load: Load
@@ -119,12 +119,14 @@ class Horizon:
 def remember(
     memories: Mapping[str, Memory],
     views: Mapping[str, ServerView],
+    perfs: Perfs,
     *,
     now_s: float,
     window_s: float,
 ) -> dict[str, Memory]:
     """Return what is remembered of each of *views*, with what is seen of it at *now_s* over the
-    last *window_s*; nothing is learnt from a load that is not known.
+    last *window_s*, by *perfs* of models and accelerators; nothing is learnt from a load that is
+    not known.
     """
     found: dict[str, Memory] = {}
     loads: dict[str, Load] = {}
@@ -140,7 +142,7 @@ def remember(
                 jumps = memory.jumps.with_sample(view, view.load, window_s=window_s)
                 memory = memory if jumps is memory.jumps else replace(memory, jumps=jumps)
                 memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
-                full = crowd.with_sample(memory.crowd, view, now_s=now_s, window_s=window_s)
+                full = crowd.with_sample(memory.crowd, view, perfs, now_s=now_s, window_s=window_s)
                 memory = memory if full is memory.crowd else replace(memory, crowd=full)
         found[name] = memory
     before = [found[name].history for name in loads]
