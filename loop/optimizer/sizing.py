@@ -462,7 +462,7 @@ class _Search:
             utilisation_max=self.settings.utilisation_max,
             guess=guess,
         )
-        near = found.rate / _rough_rate(self.columns)
+        near = found.rate / _rough_rate(self.columns, self.targets)
         self.cache.near.put(self._alike(percentile), near.tolist())
         limits = found.rows()
         rows = [(a, b, c, d, e) for a, b, c, d, e in limits.tolist()]
@@ -474,7 +474,7 @@ class _Search:
         none.
         """
         near = [one or np.nan for one in self.cache.near.get(self._alike(percentile))]
-        return np.array(near, dtype=np.float64) * _rough_rate(self.columns)
+        return np.array(near, dtype=np.float64) * _rough_rate(self.columns, self.targets)
 
     def _alike(self, percentile: Floats) -> list[bytes]:
         """Return one key per row from what stays while tokens move."""
@@ -492,12 +492,20 @@ class _Search:
         return row_keys(self.settings.rules.name, parts)
 
 
-def _rough_rate(columns: ReplicaColumns) -> Floats:
-    """Return about what a full batch serves, but for prefills [requests/ms]."""
-    batch = columns.max_batch.astype(np.float64)
+def _rough_rate(columns: ReplicaColumns, targets: Targets) -> Floats:
+    """Return about what the largest batch serves that keeps to the target of ITL [requests/ms]: how
+    far it is off changes little with tokens.
+    """
+    new = np.maximum(columns.in_tokens - columns.cached, 0.0)
+    prefill = columns.beta * new + columns.gamma * columns.in_tokens
     context = columns.in_tokens + 0.5 * columns.out_tokens
-    iteration = columns.alpha + batch * (columns.beta + columns.gamma * context + columns.host)
-    rate: Floats = batch / (columns.out_tokens * np.maximum(iteration, 1e-9))
+    # A request adds a token to each iteration, and its prefill to one of them.
+    each = columns.beta + columns.gamma * context + columns.host + prefill / columns.out_tokens
+    each = np.maximum(each, 1e-9)
+    itl = np.where(targets.itl > 0.0, targets.itl, np.inf)
+    room = np.minimum(itl - columns.alpha, columns.max_batch * each)
+    batch = np.maximum(room / each, 1.0)
+    rate: Floats = batch / (columns.out_tokens * np.maximum(columns.alpha + batch * each, 1e-9))
     return rate
 
 
