@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,12 @@ def test_kv_caches_that_are_too_full(tmp_path: Path) -> None:
     twin = json.loads((tmp_path / "twin-data.json").read_text())
     (tmp_path / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
 
-    def run(policy: str) -> dict[str, Any]:
-        return simulate(sources(tmp_path, policy, scenario="steady")).summary
+    def run(policy: str) -> tuple[dict[str, Any], list[int]]:
+        found = simulate(sources(tmp_path, policy, scenario="steady"))
+        return found.summary, [cycle["servers"][0]["maxBatch"] for cycle in found.cycles]
 
-    ill, cured = run("hpa"), run("slo")
+    (ill, _), (cured, batches) = run("hpa"), run("slo")
+    assert sum(one != other for one, other in pairwise(batches)) == 1, "one rollout"
     assert ill["preemptions"] > 1000
     assert cured["preemptions"] < 100
     assert cured["attainment"] > ill["attainment"]

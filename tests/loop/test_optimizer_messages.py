@@ -65,7 +65,10 @@ def test_what_a_server_may_be_given_goes_to_a_service_and_comes_from_a_collector
         found = read.servers["s1"]
         assert (found.gpus_per_replica, found.types) == (2, frozenset({"A100"}))
     plain_row = server_row(replace(server, gpus_per_replica=None, types=None), with_cost=False)
-    assert not {"gpusPerReplica", "acceleratorTypes"} & plain_row.keys()
+    assert not {"gpusPerReplica", "acceleratorTypes", "heldTokens"} & plain_row.keys()
+    full_row = server_row(replace(server, held_tokens=4321.5), with_cost=False)
+    read = parse_system(optimize_message(system(), [full_row], era="today"), source="body")
+    assert read.servers["s1"].held_tokens == 4321.5
 
 
 def test_an_empty_accelerator_in_an_answer_means_no_replicas() -> None:

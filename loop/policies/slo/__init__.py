@@ -18,6 +18,7 @@ from loop.optimizer.solution import Assignment
 from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
+from loop.policies.slo.crowd import batch_within
 from loop.policies.slo.demand import NOTHING, Memories
 from loop.policies.slo.lately import Lately, Told
 from loop.policies.slo.moves import next_turn_s, settle, settling
@@ -26,7 +27,7 @@ from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.standing import Standing
 from loop.replacing import replace
 from loop.spec import SystemData
-from loop.types import Decision, Snapshot, Target, one_pool
+from loop.types import Decision, ServerView, Snapshot, Target, one_pool
 
 __all__ = ["DEFAULTS", "SloPolicy"]
 
@@ -203,7 +204,8 @@ class SloPolicy:
                 None if asked is None else asked.forecast.method,
                 case.share_rpm(name),
                 replicas[name],
-                self._max_batch(one, found.system),
+                self._max_batch(one, found.system, case.snapshot.servers[name]),
+                asked.crowd.tokens if asked is not None and asked.crowd is not None else 0.0,
             )
             targets[name] = self._target(name, what)
         note = found.solution.note
@@ -257,18 +259,23 @@ class SloPolicy:
             rules=GO_TODAY if self.compat else OURS,
         )
 
-    def _max_batch(self, found: Assignment, system: SystemData) -> int:
-        """Return the max batch to ask for: the present one if it is large enough, and not far too
-        large, or larger than what caches were seen to hold.
+    def _max_batch(self, found: Assignment, system: SystemData, view: ServerView) -> int:
+        """Return the max batch to ask for: the present one if it is fixed, or large enough, and not
+        far too large; as much of it as caches were seen to hold.
         """
+        if view.batch_fixed and view.max_batch > 0:
+            return view.max_batch
         server = system.servers[found.server]
-        current, roomy = server.current, 1.0 if server.held_tokens > 0.0 else ROOMY
+        current = server.current
         stays = (
             self._steady()
             and found.accelerator == current.accelerator
-            and found.max_batch <= current.max_batch <= roomy * found.max_batch
+            and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
         )
-        return current.max_batch if stays else found.max_batch
+        if not stays:
+            return found.max_batch
+        within = batch_within(system, server, found.accelerator)
+        return current.max_batch if current.max_batch <= within else int(within)
 
 
 def _with_margin(case: Case, one: Assignment) -> int:
@@ -290,10 +297,15 @@ def _target(what: Told) -> Target:
         demand["demandRpm"] = what.rate_rpm
     if what.method is not None:
         demand["forecast"] = what.method
-    why = replace(found.why, details={**found.why.details, **demand})
+    why = found.why
+    if what.held_tokens > 0.0:
+        demand["fullCacheTokens"] = what.held_tokens
+        said = f"requests of {what.held_tokens:.0f} tokens lost their places in full KV caches"
+        why = replace(why, text=f"{why.text}; {said}")
     if what.share is not None:
         text = f"capacity: {what.share[0]:.0f} of {what.share[1]:.0f} requests/min; {why.text}"
         why = replace(why, kind="capacity", text=text)
+    why = replace(why, details={**why.details, **demand})
     return Target(
         server=found.server,
         pools=one_pool(accelerator=found.accelerator, replicas=replicas, max_batch=what.max_batch),

@@ -3,11 +3,13 @@ and what was computed of those that lose theirs is computed again. Pure.
 
 A server that gets there stays there: five replicas that compute everything twice do less than three
 do of the same requests, until fewer are let in at once. So what each held when the caches were full
-is remembered, and each request of a batch is to have that, and room.
+is remembered, and each request of a batch is to have that, and room, for as long as requests are no
+shorter: that nobody loses a place any more is no reason to try the larger batch again.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from loop.replacing import replace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loop.spec import Perf
+    from loop.spec import Perf, ServerData, SystemData
     from loop.types import PodView, ServerView
 
     Perfs = Mapping[tuple[str, str], Perf]
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 # in a row. Where prompts are short, or few lose their place, that costs less than a smaller batch.
 WASTED, FULL, SAMPLES = 0.25, 0.6, 2
 ROOM = 1.25
-KEPT_S = 1800.0  # for how long it is remembered after the last time
+# How long it is remembered after the last time, for engines change, too; and of the tokens of
+# requests, how many they still have then.
+KEPT_S, SHORTER = 86400.0, 0.75
 # Another batch is a rollout: what is a little more changes nothing, and what is more, not at once.
 MORE, DWELL_S = 1.1, 600.0
 
@@ -34,13 +38,14 @@ MORE, DWELL_S = 1.1, 600.0
 class Crowd:
     """How many tokens of the KV cache a request held at since_s, in caches that were too full (0:
     they have not been for long), and how many samples in a row say that they are, the last at
-    seen_s.
+    seen_s, of requests of so many tokens on the mean (0: not known).
     """
 
     tokens: float = 0.0
     since_s: float = 0.0
     samples: int = 0
     seen_s: float = 0.0
+    mean_tokens: float = 0.0
 
     @property
     def tokens_asked(self) -> float:
@@ -51,22 +56,39 @@ class Crowd:
 
 
 def with_sample(
-    crowd: Crowd | None, view: ServerView, perfs: Perfs, *, now_s: float, window_s: float
+    crowd: Crowd | None,
+    view: ServerView,
+    perfs: Perfs,
+    *,
+    mean_tokens: float,
+    now_s: float,
+    window_s: float,
 ) -> Crowd | None:
-    """Return what is known of *view* after it was seen at *now_s* over the last *window_s*, by
-    *perfs* of models and accelerators.
+    """Return what is known of *view*, whose requests have *mean_tokens* (0: not known), after it
+    was seen at *now_s* over the last *window_s*, by *perfs* of models and accelerators.
     """
+    if crowd is not None and 0.0 < mean_tokens < SHORTER * crowd.mean_tokens:
+        crowd = None
     tokens = _held(view, perfs, window_s=window_s)
     if tokens is None:
         if crowd is None or now_s - crowd.seen_s > KEPT_S or not crowd.tokens:
             return None
         return crowd if not crowd.samples else replace(crowd, samples=0)
     last = crowd or Crowd()
-    seen = replace(last, samples=last.samples + 1, seen_s=now_s)
+    samples = last.samples + 1
+    seen = replace(last, samples=samples, seen_s=now_s, mean_tokens=mean_tokens)
     early = last.tokens > 0.0 and now_s - last.since_s < DWELL_S
     if seen.samples < SAMPLES or early or tokens <= MORE * last.tokens:
         return seen
     return replace(seen, tokens=tokens, since_s=now_s)
+
+
+def batch_within(data: SystemData, server: ServerData, accelerator: str) -> float:
+    """Return how many requests of *server* have what each is to have of the KV cache there."""
+    perf = data.perf.get((server.model, accelerator))
+    if perf is None or perf.kv_tokens is None or server.held_tokens <= 0.0:
+        return math.inf
+    return max(1.0, math.floor(perf.kv_tokens / server.held_tokens))
 
 
 def _held(view: ServerView, perfs: Perfs, *, window_s: float) -> float | None:

@@ -142,7 +142,14 @@ def remember(
                 jumps = memory.jumps.with_sample(view, view.load, window_s=window_s)
                 memory = memory if jumps is memory.jumps else replace(memory, jumps=jumps)
                 memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
-                full = crowd.with_sample(memory.crowd, view, perfs, now_s=now_s, window_s=window_s)
+                full = crowd.with_sample(
+                    memory.crowd,
+                    view,
+                    perfs,
+                    mean_tokens=memory.in_tokens + memory.out_tokens,
+                    now_s=now_s,
+                    window_s=window_s,
+                )
                 memory = memory if full is memory.crowd else replace(memory, crowd=full)
         found[name] = memory
     before = [found[name].history for name in loads]

@@ -62,8 +62,8 @@ class Demanded(NamedTuple):
 
 class Told(NamedTuple):
     """All that a target says: what was found, the rate that it is for [requests/min] and how that
-    was foreseen, what is served, of what comes [requests/min], if that is less, and what is asked
-    for.
+    was foreseen, what is served, of what comes [requests/min], if that is less, what is asked for,
+    and how much of KV caches that were too full each request is to have [tokens].
     """
 
     found: Assignment
@@ -72,6 +72,7 @@ class Told(NamedTuple):
     share: tuple[float, float] | None
     replicas: int
     max_batch: int
+    held_tokens: float
 
 
 class Lately:
