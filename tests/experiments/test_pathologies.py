@@ -29,20 +29,30 @@ pytestmark = pytest.mark.costly
 STEP = "alpha: 0\nload:\n  - shape: {kind: steps, levels: [{t_s: 900, factor: 2}]}\n"
 
 
+def one_server(
+    folder: Path, system: str, name: str, now: dict[str, Any], load: dict[str, int]
+) -> None:
+    """Write the data of *system* with *name* alone into *folder*: it has *now* and gets *load*, and
+    stays on its accelerator.
+    """
+    for path in (SAMPLE_DATA / system).glob("*.json"):
+        (folder / path.name).write_text(path.read_text())
+    servers = json.loads((folder / "server-data.json").read_text())["servers"]
+    (row,) = [row for row in servers if row["name"] == name]
+    row["keepAccelerator"] = True
+    row["currentAlloc"] |= now
+    row["currentAlloc"]["load"] |= load
+    (folder / "server-data.json").write_text(json.dumps({"servers": [row]}))
+    twin = json.loads((folder / "twin-data.json").read_text())
+    (folder / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the data of one server with two replicas, and a scenario in which its load doubles."""
     folder = tmp_path_factory.mktemp("one")
-    for path in (SAMPLE_DATA / "small").glob("*.json"):
-        (folder / path.name).write_text(path.read_text())
-    servers = json.loads((folder / "server-data.json").read_text())["servers"]
-    (row,) = [row for row in servers if row["name"] == "Premium-llama_13b"]
-    row["keepAccelerator"] = True
-    row["currentAlloc"] |= {"accelerator": "MI250", "numReplicas": 2, "maxBatch": 16}
-    row["currentAlloc"]["load"]["arrivalRate"] = 90
-    (folder / "server-data.json").write_text(json.dumps({"servers": [row]}))
-    twin = json.loads((folder / "twin-data.json").read_text())
-    (folder / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+    now = {"accelerator": "MI250", "numReplicas": 2, "maxBatch": 16}
+    one_server(folder, "small", "Premium-llama_13b", now, {"arrivalRate": 90})
     (folder / "step.yaml").write_text(STEP)
     return folder
 
@@ -102,17 +112,9 @@ def test_kv_caches_that_are_too_full(tmp_path: Path) -> None:
     """Requests that lose their place are computed again, and replicas that do that serve less than
     fewer would: an HPA has more and more of them. A smaller batch is the cure.
     """
-    for path in (SAMPLE_DATA / "large").glob("*.json"):
-        (tmp_path / path.name).write_text(path.read_text())
-    servers = json.loads((tmp_path / "server-data.json").read_text())["servers"]
-    (row,) = [row for row in servers if row["name"] == "Batch-Qwen2.5-14B"]
-    row["keepAccelerator"] = True
-    row["currentAlloc"] |= {"accelerator": "H200", "numReplicas": 2, "maxBatch": 72}
-    long = {"arrivalRate": 100, "avgInTokens": 9000, "avgOutTokens": 1900}
-    row["currentAlloc"]["load"] |= long
-    (tmp_path / "server-data.json").write_text(json.dumps({"servers": [row]}))
-    twin = json.loads((tmp_path / "twin-data.json").read_text())
-    (tmp_path / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+    now = {"accelerator": "H200", "numReplicas": 2, "maxBatch": 72}
+    load = {"arrivalRate": 100, "avgInTokens": 9000, "avgOutTokens": 1900}
+    one_server(tmp_path, "large", "Batch-Qwen2.5-14B", now, load)
 
     def run(policy: str) -> tuple[dict[str, Any], list[int]]:
         found = simulate(sources(tmp_path, policy, scenario="steady"))
