@@ -14,6 +14,7 @@ from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
 from loop.policies.slo import SloPolicy
+from loop.policies.slo.case import Sizing
 from loop.policies.slo.crowd import KEPT_S, Crowd, batch_within, with_sample
 from loop.testing.fakes import pod_view, server_view
 from loop.types import Load, ServerView, Snapshot, one_pool
@@ -21,6 +22,15 @@ from tests.loop.small_systems import server, small_system
 
 MODEL = server().model
 PERFS = small_system(server(), kv_tokens=10_000).perf
+SIZING = Sizing(
+    compat=False,
+    forecasts=True,
+    percentile=None,
+    tick_s=30.0,
+    down_s=300.0,
+    drain_s=60.0,
+    prefix_cache_trust=0.0,
+)
 FULL = tuple(pod_view(f"p{i}", running=8, max_batch=12, kv_usage=0.96) for i in range(2))
 EMPTY = pod_view("new", running=3, max_batch=12, kv_usage=0.05)
 TOKENS = 1200.0  # that each of them holds
@@ -168,3 +178,15 @@ def test_a_batch_is_cut_once_and_the_record_says_why() -> None:
     fixed = replace(fixed, batch_fixed=True)
     decision, _ = slo.decide(replace(snapshot, servers={"s1": fixed}), data, state)
     assert decision.targets["s1"].pools[0].max_batch == 64, "what cannot be had is not asked for"
+
+
+def test_what_the_data_say_holds_whatever_is_seen() -> None:
+    """Caches that were full once, or for less, are no reason for a larger batch than that."""
+    data = small_system(server(), kv_tokens=10_000)
+    told = replace(data, servers={"s": replace(data.servers["s"], held_tokens=2000.0)})
+    view = server_view("s", model=MODEL, pods=FULL)
+    sized = [
+        SIZING.server(view, told, view.load, full).held_tokens
+        for full in (None, Crowd(0.0, 0.0, 1, 100.0), SEEN, replace(SEEN, tokens=4000.0))
+    ]
+    assert sized == [2000.0, 2000.0, 2000.0, 5000.0]

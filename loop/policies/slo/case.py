@@ -117,7 +117,7 @@ class Sizing:
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),
-            held_tokens=base.held_tokens if full is None else full.tokens_asked,
+            held_tokens=max(base.held_tokens, 0.0 if full is None else full.tokens_asked),
             # The margin of a forecast, which grows with the bursts that are seen, pays for them:
             # to size for them too costs as much as a wider margin, and brings no more.
             arrival_cv=1.0,
