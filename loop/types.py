@@ -342,6 +342,10 @@ WhyKind = Literal[
 ]
 
 
+# Of the details of a Why: how many tokens each request of a batch is to have, for caches are full.
+FULL_CACHES = "fullCacheTokens"
+
+
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:

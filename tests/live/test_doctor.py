@@ -13,10 +13,11 @@ from kubernetes import client
 
 from inferno.cli.main import main
 from loop.backends.kube import labels as names
+from loop.backends.kube.checkup import Question, examine
 from loop.backends.metrics.source import LabelsOnly, Shown
 from loop.signals.names import NAMES
 from loop.signals.pods import ScrapedServer
-from loop.testing.fakes import ManualClock
+from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import KubeWorld, cluster_spec, kube_world, manifest
 from tests.live.twin_served import serving_twin
 from tests.loop.data_files import files, write
@@ -56,6 +57,18 @@ def test_a_cluster_with_all_it_takes_is_well(data: str, capsys: Capture) -> None
     assert code == 0, lines
     assert lines[-1].endswith("0 wrong")
     assert any(line.startswith("ok     permissions: all 5") for line in lines)
+
+
+@pytest.mark.parametrize(("behind_s", "told"), [(0.0, 0), (3600.0, 1)])
+def test_a_clock_that_is_not_the_one_of_the_cluster_is_told(behind_s: float, told: int) -> None:
+    """Pods that are ready for an hour were not there yet, by the clock of a laptop."""
+    question = Question(data=system())
+    with kube_world(manifest()) as world:
+        ours_s = world.epoch.timestamp() - behind_s
+        lines = [one.line for one in examine(world.calls, LabelsOnly(), question, epoch_s=ours_s)]
+    found = [line for line in lines if line.startswith("note   clock: ")]
+    assert len(found) == told
+    assert all("s ahead of that of this machine" in line for line in found)
 
 
 def test_who_else_decides_is_named(data: str, capsys: Capture) -> None:

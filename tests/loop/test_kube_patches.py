@@ -27,7 +27,7 @@ from loop.backends.kube.patches import (
     patch_of,
 )
 from loop.backends.kube.rivals import Contest
-from loop.types import Change, Pool, Why, one_pool
+from loop.types import FULL_CACHES, Change, Pool, Why, one_pool
 from tests.loop.kube_objects import EPOCH_S, Json, read
 
 DATE = "2026-01-01T00:01:00+00:00"
@@ -149,7 +149,7 @@ LATER = datetime(2026, 1, 1, 1, tzinfo=UTC)
 
 def allowed(asked: Change, *, at: datetime = LATER, **fields: Any) -> tuple[Pool, str]:
     """Return what the Deployment of *fields* may be asked for, and what is said of the rest."""
-    return as_the_template_allows(read(**fields), asked_of(asked), date=at, types={})
+    return as_the_template_allows(read(**fields), asked, date=at, types={})
 
 
 def test_replicas_do_not_wait_for_a_batch_that_cannot_be_written() -> None:
@@ -178,6 +178,17 @@ def test_replicas_do_not_wait_for_a_node_selector_that_cannot_be() -> None:
 def test_a_batch_in_the_template_does_not_change_a_little(wanted: int, asked: int) -> None:
     """All pods are replaced for it: 16 → 17 is not worth that."""
     pool, note = allowed(change(max_batch=wanted), **with_command(args=["--max-num-seqs=16"]))
+    assert (pool.max_batch, note) == (asked, "")
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(53, 53), (72, 64)])
+def test_a_batch_that_full_caches_ask_for_is_cut_even_by_a_little(wanted: int, asked: int) -> None:
+    """Where a batch of 53 fills the caches one of 44 serves the same load at half the cost; a
+    rollout for a little more has no such reason.
+    """
+    cut = change(max_batch=wanted)
+    full = replace(cut, why=replace(cut.why, details={FULL_CACHES: 20_000.0}))
+    pool, note = allowed(full, **with_command(args=["--max-num-seqs=64"]))
     assert (pool.max_batch, note) == (asked, "")
 
 
@@ -270,7 +281,7 @@ def with_limit(
 def test_pods_do_not_move_to_an_accelerator_of_more_gpus_than_they_ask_for() -> None:
     """`4xL40S` was written on a Deployment whose pods kept two GPUs."""
     one, asked = read(**with_limit(2)), change(accelerator="4xL40S", replicas=5)
-    pool, note = as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)
+    pool, note = as_the_template_allows(one, asked, date=LATER, types={}, gpus=GPUS)
     assert pool == held_by(one)
     assert note == "does not move to 4xL40S: that is 4 GPUs, and its pods ask for 2"
 
@@ -283,7 +294,7 @@ def test_pods_move_where_their_gpus_are_as_many_or_do_not_matter(
 ) -> None:
     """A template without GPUs (the walk-through's) restricts nothing."""
     one, asked = read(**with_limit(count)), change(accelerator=accelerator, replicas=5)
-    allowed_pool = as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)
+    allowed_pool = as_the_template_allows(one, asked, date=LATER, types={}, gpus=GPUS)
     assert allowed_pool == (asked_of(asked), "")
 
 
@@ -292,7 +303,7 @@ def test_the_gpus_of_an_accelerator_are_written_where_an_annotation_asks_for_it(
     words = ["--max-num-seqs", "64", "--tensor-parallel-size=2"]
     one = read(**with_limit(2, apply=True, batch=True, args=words))
     asked = change(accelerator="4xL40S", max_batch=128)
-    assert as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)[1] == ""
+    assert as_the_template_allows(one, asked, date=LATER, types={}, gpus=GPUS)[1] == ""
     made = patch_of(one, asked, date=DATE, types={}, gpus=GPUS)
     assert made is not None
     assert made["spec"]["template"]["spec"]["containers"] == [
@@ -319,9 +330,7 @@ def test_a_change_of_gpus_waits_after_a_change_of_the_template() -> None:
     assert first is not None
     fields["annotations"] |= first["metadata"]["annotations"]
     soon, asked = datetime(2026, 1, 1, 0, 3, tzinfo=UTC), change(accelerator="4xL40S", replicas=3)
-    pool, note = as_the_template_allows(
-        read(**fields), asked_of(asked), date=soon, types={}, gpus=GPUS
-    )
+    pool, note = as_the_template_allows(read(**fields), asked, date=soon, types={}, gpus=GPUS)
     assert pool == held_by(read(**fields))
     assert "moves no sooner than in 480 s" in note
 
@@ -424,8 +433,9 @@ def test_a_status_that_others_have_spoilt_is_not_used(text: str) -> None:
     one = read(**{**with_command(args=["--max-num-seqs=16"]), **fields})
     assert asked_before(one) is None
     assert contest_before(one, epoch_s=EPOCH_S) == Contest()
-    asked = asked_of(change(max_batch=64))
-    assert as_the_template_allows(one, asked, date=LATER, types={}) == (asked, "")
+    asked = change(max_batch=64)
+    told = as_the_template_allows(one, asked, date=LATER, types={})
+    assert told == (asked_of(asked), "")
 
 
 def test_an_event_is_about_the_deployment_and_says_why() -> None:

@@ -62,7 +62,7 @@ from loop.backends.kube.rivals import (
     read_autoscalers,
     rival_notes,
 )
-from loop.backends.kube.settings import KubeSettings
+from loop.backends.kube.settings import CLOCKS_S_MAX, KubeSettings
 from loop.backends.kube.views import Sight, engines_notes, models_notes, server_view, unseen_notes
 from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.pods import PodMetrics
@@ -81,7 +81,6 @@ if TYPE_CHECKING:
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 ASIDE = 4  # threads for namespaces that do not answer
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
-CLOCKS_S_MAX = 2.5  # between the clock of the cluster and what dates are counted by
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
 
 

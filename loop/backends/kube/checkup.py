@@ -23,6 +23,7 @@ from loop.backends.kube.read import (
     scraped,
 )
 from loop.backends.kube.rivals import read_autoscalers, rival_notes
+from loop.backends.kube.settings import CLOCKS_S_MAX
 from loop.backends.metrics.source import Shown, ShowsNames
 from loop.signals.models import matched_model
 from loop.signals.survey import survey
@@ -90,7 +91,9 @@ class Question:
 def examine(
     client: KubeClient, source: MetricsSource, question: Question, *, epoch_s: float
 ) -> Iterator[Finding]:
-    """Yield what is right and wrong, as it is found. *epoch_s* is the date of second 0."""
+    """Yield what is right and wrong, as it is found. *epoch_s* is the date of second 0 by the clock
+    of this machine, by which dates are read where the cluster does not tell its own.
+    """
     try:
         yield Finding(level="ok", subject="api", text=f"Kubernetes {client.version()} answers")
     except ApiError as error:
@@ -101,6 +104,12 @@ def examine(
         text = f"it answers, but does not tell its version: {error}"
         yield Finding(level="note", subject="api", text=text)
     yield from _permissions(client, question)
+    its_s = client.take_epoch_s()
+    if its_s is not None and abs(its_s - epoch_s) > CLOCKS_S_MAX:
+        side = "ahead of" if its_s > epoch_s else "behind"
+        text = f"that of the cluster is {abs(its_s - epoch_s):.0f} s {side} that of this machine"
+        yield Finding(level="note", subject="clock", text=text, todo="set the wrong one, by NTP")
+        epoch_s = its_s
     spaces = question.namespaces or ("",)
     listed: list[Json] = []
     pods: list[Json] = []

@@ -16,7 +16,7 @@ from loop.backends.kube.gpus import gpu_limits, side_by_side
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
 from loop.backends.kube.rivals import Contest
-from loop.types import Change, Pool
+from loop.types import FULL_CACHES, Change, Pool
 
 Json = dict[str, Any]
 GpuCounts = Mapping[tuple[str, str], int]  # the GPUs of a replica by (model, accelerator)
@@ -141,20 +141,20 @@ def patch_of(
 
 def as_the_template_allows(
     deployment: Deployment,
-    desired: Pool,
+    change: Change,
     *,
     date: datetime,
     types: Mapping[str, str],
     gpus: GpuCounts = NO_COUNTS,
 ) -> tuple[Pool, str]:
-    """Return what may be asked of *deployment* now, and what of *desired* must wait or cannot be.
+    """Return what may be asked of *deployment* now, and what of *change* must wait or cannot be.
 
     Where accelerator or batch size stand in the pod template, each change of them replaces all
-    pods: small changes of the batch are not worth it, and there is a time between two changes.
-    Replicas never wait for a template. A pod moves to no accelerator of more or fewer GPUs than it
-    asks for, unless the loop may change that too.
+    pods: small changes of the batch are not worth it, unless it is cut because KV caches are full,
+    and there is a time between two changes. Replicas never wait for a template. A pod moves to no
+    accelerator of more or fewer GPUs than it asks for, unless the loop may change that too.
     """
-    held = held_by(deployment)
+    desired, held = asked_of(change), held_by(deployment)
     if problem := _gpus_problem(deployment, desired, gpus=gpus):
         # Replicas that were counted for another accelerator say nothing of this one.
         return held, problem
@@ -165,7 +165,8 @@ def as_the_template_allows(
         desired = replace(desired, max_batch=max(desired.max_batch // engines, 1) * engines)
     if 0 < desired.max_batch != held.max_batch:
         ratio = desired.max_batch / held.max_batch if held.max_batch > 0 else 0.0
-        is_little = argument and BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX
+        least = 1.0 if FULL_CACHES in change.why.details else BATCH_RATIO_MIN
+        is_little = argument and least <= ratio <= BATCH_RATIO_MAX
         if deployment.batch_fixed or is_little:
             desired = replace(desired, max_batch=held.max_batch)
     try:

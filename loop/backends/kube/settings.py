@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from loop.backends.kube.patches import GpuCounts
 
+# Between the clock of the cluster and what dates are counted by: answers tell whole seconds.
+CLOCKS_S_MAX = 2.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeSettings:

@@ -200,7 +200,7 @@ class Writer:
         try:
             allowed, note = as_the_template_allows(
                 seen,
-                asked_of(change),
+                change,
                 date=date,
                 types=self._settings.types,
                 gpus=self._settings.gpus,

@@ -27,7 +27,7 @@ from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.standing import Standing
 from loop.replacing import replace
 from loop.spec import SystemData
-from loop.types import Decision, ServerView, Snapshot, Target, one_pool
+from loop.types import FULL_CACHES, Decision, ServerView, Snapshot, Target, one_pool
 
 __all__ = ["DEFAULTS", "SloPolicy"]
 
@@ -299,7 +299,7 @@ def _target(what: Told) -> Target:
         demand["forecast"] = what.method
     why = found.why
     if what.held_tokens > 0.0:
-        demand["fullCacheTokens"] = what.held_tokens
+        demand[FULL_CACHES] = what.held_tokens
         said = f"requests of {what.held_tokens:.0f} tokens lost their places in full KV caches"
         why = replace(why, text=f"{why.text}; {said}")
     if what.share is not None:
