@@ -111,6 +111,16 @@ def estimate_share(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     return Interval(mean=mean, low=min(low, mean), high=max(high, mean), n=angles.n)
 
 
+def estimate_score(values: npt.ArrayLike, *, share: bool, level: float = 0.95) -> Interval:
+    """Return the mean of a score of runs, or of a *share*, with an interval of what it can be: no
+    score is below 0.
+    """
+    if share:
+        return estimate_share(values, level=level)
+    found = estimate(values, level=level)
+    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n).within(0.0, np.inf)
+
+
 def paired_along(
     results: pd.DataFrame,
     metric: str,

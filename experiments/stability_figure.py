@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from experiments.compare.files import read_table
@@ -27,6 +26,7 @@ from experiments.sweep_figures import (
     ATTAINMENT,
     COST,
     Metric,
+    bars_of,
     cell_estimates,
     policies_and_periods,
     situation,
@@ -134,7 +134,7 @@ def _draw_line(
     ax.errorbar(
         factors + beside * (factors.max() - factors.min()),
         line[metric.column],
-        yerr=np.nan_to_num(line[f"{metric.column}_half_width"].to_numpy(dtype=float)),
+        yerr=bars_of(line, metric),
         markersize=4,
         linewidth=1.0,
         elinewidth=0.8,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.confidence import estimate
+from experiments.confidence import estimate_score
 from experiments.figures import (
     MARKERS,
     SCREEN,
@@ -57,17 +57,19 @@ COST = Metric(column="cost_usd_per_h", label="cost [$/h]", form=".2f")
 
 
 def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Return one row per cell of the grid, in the order of *results*: for each metric its mean, its
-    95 % half-width over seeds, and n.
+    """Return one row per cell of the grid, in the order of *results*: for each metric its mean, the
+    ends of its 95 % interval over seeds (NaN of one seed), and n.
     """
     rows: list[dict[str, Any]] = []
     for key, runs in results.groupby(list(CELL), sort=False):
         row: dict[str, Any] = dict(zip(CELL, key, strict=True))
         for metric in metrics:
-            over_seeds = estimate(runs[metric.column].to_numpy(dtype=float) * metric.scale)
+            values = runs[metric.column].to_numpy(dtype=float)
+            over_seeds = estimate_score(values, share=metric.most < inf)
             row |= {
-                metric.column: over_seeds.mean,
-                f"{metric.column}_half_width": over_seeds.half_width,
+                metric.column: over_seeds.mean * metric.scale,
+                f"{metric.column}_low": over_seeds.low * metric.scale,
+                f"{metric.column}_high": over_seeds.high * metric.scale,
                 f"{metric.column}_n": over_seeds.n,
             }
         rows.append(row)
@@ -101,7 +103,7 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
             ax.set_title(_group_title(key, cells), loc="left")
         for ax in list(grid.flat)[len(groups) :]:
             ax.set_axis_off()
-        label = f"{metric.label}\nmean ± 95 % interval over seeds"
+        label = f"{metric.label}\nmean and 95 % interval over seeds"
         colours = ScalarMappable(norm=scale, cmap="cividis")
         figure.colorbar(colours, ax=grid, label=label, shrink=0.9)
     return figure
@@ -129,12 +131,11 @@ def _draw_heat_map(
     ax.set_ylabel("disturbance alpha")
     ax.spines[:].set_visible(False)
     for cell in group.itertuples():
-        mean, half_width = (
-            getattr(cell, metric.column),
-            getattr(cell, f"{metric.column}_half_width"),
+        mean, low, high = (
+            getattr(cell, f"{metric.column}{part}") for part in ("", "_low", "_high")
         )
         text = f"{mean:{metric.form}}" if np.isfinite(mean) else "–"
-        text += f"\n±{half_width:{metric.form}}" if np.isfinite(half_width) else ""
+        text += f"\n{low:{metric.form}}–{high:{metric.form}}" if np.isfinite(low) else ""
         # cividis goes from dark to bright: white reads on its lower part, black on its upper.
         colour = "white" if scale(mean) < 0.55 else "black"
         place = (periods.index(cell.period_s), alphas.index(cell.alpha))
@@ -184,9 +185,7 @@ def draw_cost_against_attainment(cells: pd.DataFrame, form: Form = SCREEN) -> Fi
 
 
 def _draw_cell(ax: Axes, cell: Any, *, place: int, marker: str) -> None:
-    bars = [
-        np.nan_to_num(getattr(cell, f"{metric.column}_half_width")) for metric in (COST, ATTAINMENT)
-    ]
+    bars = [bars_of(pd.DataFrame([cell]), metric) for metric in (COST, ATTAINMENT)]
     ax.errorbar(
         getattr(cell, COST.column),
         getattr(cell, ATTAINMENT.column),
@@ -204,9 +203,21 @@ def _draw_cell(ax: Axes, cell: Any, *, place: int, marker: str) -> None:
 
 def view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
     """Return the part of the axis of *metric* to show."""
+    means, lows, highs = (
+        cells[f"{metric.column}{part}"].to_numpy(dtype=float) for part in ("", "_low", "_high")
+    )
+    return span_of(means, lows, highs, most=metric.most)
+
+
+def bars_of(cells: pd.DataFrame, metric: Metric) -> Any:
+    """Return how far the interval of *metric* reaches below and above each mean: nothing of one
+    seed.
+    """
     means = cells[metric.column].to_numpy(dtype=float)
-    bars = np.nan_to_num(cells[f"{metric.column}_half_width"].to_numpy(dtype=float))
-    return span_of(means, means - bars, means + bars, most=metric.most)
+    lows, highs = (
+        cells[f"{metric.column}{end}"].to_numpy(dtype=float) for end in ("_low", "_high")
+    )
+    return np.nan_to_num([means - lows, highs - means])
 
 
 def policies_and_periods(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:

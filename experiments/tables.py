@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from experiments.confidence import Estimate, estimate, paired_difference
+from experiments.confidence import Estimate, Interval, estimate_score, paired_difference
 
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
@@ -35,8 +36,8 @@ class Column:
 
 
 COLUMNS = (
-    Column(name="attainment", heading="within\nSLO [%]", scale=100.0),
-    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0),
+    Column(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True),
+    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0, share=True),
     Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=",.2f"),
     Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f", plain=True),
     Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f", plain=True),
@@ -65,9 +66,7 @@ _KEYS = {
 
 
 def summary_table(results: pd.DataFrame, *, columns: Sequence[Column] = COLUMNS) -> Table:
-    """Return one line per cell of the grid: mean ± half-width of the 95 % interval over its
-    seeds.
-    """
+    """Return one line per cell of the grid: its mean and 95 % interval over its seeds."""
     done = results[results["error"] == ""]
     keys = _shown_keys(results)
     table = _table(
@@ -77,7 +76,7 @@ def summary_table(results: pd.DataFrame, *, columns: Sequence[Column] = COLUMNS)
     for key, runs in done.groupby(keys, sort=False):
         table.add_row(
             *(_key(part) for part in key),
-            *(_mean_and_half_width(runs, column) for column in columns),
+            *(_mean_and_interval(runs, column) for column in columns),
         )
     return table
 
@@ -192,22 +191,38 @@ def _key(part: object) -> str:
     return f"{part:g}" if isinstance(part, int | float) else str(part)
 
 
-def _mean_and_half_width(runs: pd.DataFrame, column: Column) -> str:
-    found = estimate(runs[column.name].to_numpy(dtype=float))
-    return f"{found.mean * column.scale:{column.form}}" if column.plain else _text(found, column)
+def _mean_and_interval(runs: pd.DataFrame, column: Column) -> str:
+    found = estimate_score(runs[column.name].to_numpy(dtype=float), share=column.share)
+    return figure_text(found.mean, form=column.form) if column.plain else _text(found, column)
 
 
-def _text(found: Estimate, column: Column, *, sign: str = "") -> str:
-    if found.n == 0:
+def _text(found: Estimate | Interval, column: Column, *, sign: str = "") -> str:
+    mean, low, high = (column.scale * value for value in (found.mean, found.low, found.high))
+    return figure_text(mean, low, high, form=sign + column.form)
+
+
+def figure_text(
+    value: float | None, low: float | None = None, high: float | None = None, *, form: str
+) -> str:
+    """Return *value* in *form*, with the ends of its interval if they are known."""
+    if value is None or not np.isfinite(value):
         return "–"
-    mean = f"{found.mean * column.scale:{sign}{column.form}}"
-    return mean if found.n == 1 else f"{mean}±{found.half_width * column.scale:{column.form}}"
+    text = signed(value, form)
+    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
+        return text
+    return f"{text} [{signed(low, form)}, {signed(high, form)}]"
+
+
+def signed(value: float, form: str) -> str:
+    """Return *value* in *form*, where what rounds to nothing has no minus."""
+    text = f"{value:{form}}"
+    return f"{0.0:{form}}" if float(text.replace(",", "")) == 0.0 else text
 
 
 def _title(results: pd.DataFrame) -> str:
     names = ", ".join(dict.fromkeys(results["scenario"]))
     hours = ", ".join(f"{hours:g}" for hours in dict.fromkeys(results["hours"]))
     seeds, failed = results["seed"].nunique(), int((results["error"] != "").sum())
-    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
+    over = f"mean [95 % interval] over {seeds} seeds" if seeds > 1 else "one seed"
     what = f"{len(results)} runs of {hours} h, scenario {names}; {over}"
     return f"{what}; {failed} failed" if failed else what

@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.compare.advice import advice
 from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
-from experiments.confidence import Interval, estimate, estimate_share, paired_along
+from experiments.confidence import estimate_score, estimate_share, paired_along
 from experiments.figures import (
     MARKERS,
     SCREEN,
@@ -25,7 +25,7 @@ from experiments.figures import (
     span_of,
 )
 from experiments.output import write_text
-from experiments.tables import plain_table, print_table
+from experiments.tables import figure_text, plain_table, print_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,7 +174,7 @@ def summary(done: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = dict(zip(keys, key, strict=True))
         row["seeds"] = len(runs)
         for column in COLUMNS:
-            found = _interval(runs, column)
+            found = estimate_score(runs[column.name].to_numpy(dtype=float), share=column.share)
             row[column.name] = found.mean * column.scale
             if column.interval:
                 row[f"{column.name}_low"] = found.low * column.scale
@@ -227,32 +227,16 @@ def axis_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _interval(runs: pd.DataFrame, column: Figures) -> Interval:
-    values = runs[column.name].to_numpy(dtype=float)
-    if column.share:
-        return estimate_share(values)
-    found = estimate(values)
-    # None of the other figures of a run can be below zero, so nor can their means.
-    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n).within(0.0, np.inf)
-
-
 def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = "") -> list[str]:
-    texts = []
-    for column in columns:
-        value = row[column.name]
-        text = "–" if value is None or not np.isfinite(value) else signed(value, sign + column.form)
-        low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")
-        if low is not None and high is not None and np.isfinite(low) and np.isfinite(high):
-            ends = (signed(end, sign + column.form) for end in (low, high))
-            text += f" [{', '.join(ends)}]"
-        texts.append(text)
-    return texts
-
-
-def signed(value: float, form: str) -> str:
-    """Return *value* in *form*, where what rounds to nothing has no minus."""
-    text = f"{value:{form}}"
-    return f"{0.0:{form}}" if float(text.replace(",", "")) == 0.0 else text
+    return [
+        figure_text(
+            row[column.name],
+            row.get(f"{column.name}_low"),
+            row.get(f"{column.name}_high"),
+            form=sign + column.form,
+        )
+        for column in columns
+    ]
 
 
 def meanings(table: pd.DataFrame) -> list[str]:
@@ -382,7 +366,7 @@ def draw_costs(done: pd.DataFrame, form: Form = SCREEN) -> Figure:
 def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> None:
     points = {}
     for policy, runs in done.groupby("policy", sort=False):
-        cost = estimate(runs["cost_usd_per_h"].to_numpy(dtype=float))
+        cost = estimate_score(runs["cost_usd_per_h"].to_numpy(dtype=float), share=False)
         share = estimate_share(runs["attainment"].to_numpy(dtype=float))
         points[str(policy)] = (cost, share)
     for policy, (cost, share) in points.items():

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.compare import FIRST, RESULTS_CSV, write_results
-from experiments.compare.report import save_report, signed
+from experiments.compare.report import save_report
 from experiments.compare.rows import Compared, compared_row, planned_policy
-from experiments.confidence import Interval, estimate, estimate_share, paired_along
+from experiments.confidence import Interval, estimate_score, paired_along
 from experiments.config import PolicyOption, RunConfig
 from experiments.output import require_writable, write_json, write_text
 from experiments.own_system.changes import Changes, changed_files
@@ -23,6 +23,7 @@ from experiments.own_system.writing import TRACE_YAML
 from experiments.scenario import parse_yaml, read_scenario, scenario_path
 from experiments.sweep import finish_runs
 from experiments.sweep_rows import notes_of, results_frame
+from experiments.tables import signed
 from loop.schema.reading import read_system
 from twin.datafile import read_json
 from twin.spec import SpecError
@@ -200,7 +201,10 @@ def answer_json(question: Question, good: pd.DataFrame) -> dict[str, Any]:
         if name not in good or good[name].isna().all():
             continue
         figures[name] = {
-            **{side: _interval(_of(good, side, name, is_share=is_share)) for side in (NOW, THEN)},
+            **{
+                side: _interval(estimate_score(_of(good, side, name), share=is_share))
+                for side in (NOW, THEN)
+            },
             "difference": _interval(
                 paired_along(good, name, axis="policy", first=NOW, second=THEN)
             ),
@@ -215,12 +219,8 @@ def answer_json(question: Question, good: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _of(good: pd.DataFrame, side: str, name: str, *, is_share: bool) -> Interval:
-    values = good[good["policy"] == side][name].to_numpy(dtype=float)
-    if is_share:
-        return estimate_share(values)
-    found = estimate(values)
-    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n)
+def _of(good: pd.DataFrame, side: str, name: str) -> Any:
+    return good[good["policy"] == side][name].to_numpy(dtype=float)
 
 
 def _interval(found: Interval) -> dict[str, float | None]:

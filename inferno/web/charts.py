@@ -62,8 +62,8 @@ class CostChart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """A metric over the control period (columns) and the disturbance alpha (rows). low and high are
-    the ends of the colour scale, which maps of one metric share.
+    """A metric over the control period (columns) and the disturbance alpha (rows), with the ends of
+    its intervals. low and high are the ends of the colour scale, which maps of one metric share.
     """
 
     title: str
@@ -71,7 +71,8 @@ class HeatMap:
     periods_s: Sequence[float]
     alphas: Sequence[float]
     values: Sequence[Figures]
-    half_widths: Sequence[Figures]
+    lows: Sequence[Figures]
+    highs: Sequence[Figures]
     low: float
     high: float
     kind: str = "heat"

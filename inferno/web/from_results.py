@@ -24,7 +24,7 @@ from experiments.compare.report import (
     swept,
 )
 from experiments.compare.rows import BOUNDS, TIMELINE_S
-from experiments.confidence import estimate, estimate_share, paired_difference
+from experiments.confidence import estimate_score, estimate_share, paired_difference
 from experiments.row_details import LOST, QUANTILES, SHARES
 from experiments.scores.misses import CAUSES, MEANING
 from experiments.stability_figure import METRICS
@@ -194,16 +194,19 @@ def _sweep_cells(own: pd.DataFrame) -> list[Cell]:
     for a chart, the policies.
     """
     many = [axis for axis in _AXES if own[axis].nunique() > 1]
+    # Where all are of one policy its name tells none from another, and leaves the rest no room.
+    alone = bool(many) and own["policy"].nunique() == 1
     cells = [
-        (_cell_name(key, many), runs) for key, runs in own.groupby(["policy", *many], sort=False)
+        (_cell_name(key, many, alone=alone), runs)
+        for key, runs in own.groupby(["policy", *many], sort=False)
     ]
     return cells if len(cells) <= CURVES_MAX else _policies(own)
 
 
-def _cell_name(key: Any, many: Sequence[str]) -> str:
+def _cell_name(key: Any, many: Sequence[str], *, alone: bool = False) -> str:
     policy, *values = key
     told = [_TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
-    return ", ".join([str(policy), *told])
+    return ", ".join(told if alone else [str(policy), *told])
 
 
 def _policies(own: pd.DataFrame) -> list[Cell]:
@@ -224,7 +227,7 @@ def _is_bound(runs: pd.DataFrame) -> bool:
 
 
 def _point(series: str, text: str, runs: pd.DataFrame) -> Point | None:
-    cost = estimate(runs["cost_usd_per_h"].to_numpy(dtype=float))
+    cost = estimate_score(runs["cost_usd_per_h"].to_numpy(dtype=float), share=False)
     share = estimate_share(runs["attainment"].to_numpy(dtype=float))
     if not (math.isfinite(cost.mean) and math.isfinite(share.mean)):
         return None
@@ -285,7 +288,8 @@ def _heat_maps(cells: pd.DataFrame, metric: Metric) -> list[Item]:
                 periods_s=[float(period) for period in periods],
                 alphas=[float(alpha) for alpha in alphas],
                 values=_grid(group, metric.column, alphas, periods),
-                half_widths=_grid(group, f"{metric.column}_half_width", alphas, periods),
+                lows=_grid(group, f"{metric.column}_low", alphas, periods),
+                highs=_grid(group, f"{metric.column}_high", alphas, periods),
                 low=low,
                 high=high,
             )

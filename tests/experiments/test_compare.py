@@ -20,7 +20,6 @@ from experiments.compare.report import (
     draw_costs,
     front_of,
     report_tables,
-    signed,
     summary,
 )
 from experiments.compare.rows import NO_START_UP, last_jump_s
@@ -29,7 +28,7 @@ from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
 from experiments.figures import SCREEN, SERIES, Form
 from experiments.grid import SweepConfig
-from experiments.tables import text_console
+from experiments.tables import signed, text_console
 from inferno.cli.plot import plot_directory
 from loop.policies.hpa import HpaPolicy
 from tests.experiments.two_servers import write_two_servers

@@ -40,6 +40,7 @@ from experiments.sweep_figures import (
     save_sweep_figures,
     scale_of,
 )
+from experiments.tables import summary_table
 from experiments.timeline import (
     accelerator_spells,
     fleet_timeline,
@@ -364,14 +365,17 @@ def results(*, seeds: int = 3) -> pd.DataFrame:
 
 
 def test_cells_are_means_over_seeds_in_the_units_of_the_figure() -> None:
-    """Shares become per cent; the half-width is Student's for three seeds."""
+    """Shares become per cent; the interval is Student's for three seeds."""
     cells = cell_estimates(results(), (ATTAINMENT, COST))
     assert len(cells) == 12
     cell = cells[
         (cells["policy"] == "slo") & (cells["alpha"] == 0.5) & (cells["period_s"] == 60.0)
     ].iloc[0]
     assert cell["attainment"] == pytest.approx(78.0)
-    assert cell["attainment_half_width"] == pytest.approx(4.302653 * 1.0 / math.sqrt(3), rel=1e-6)
+    half = 4.302653 * 1.0 / math.sqrt(3)
+    ends = (cell["cost_usd_per_h_low"], cell["cost_usd_per_h_high"])
+    assert ends == pytest.approx((11.0 - half, 11.0 + half), rel=1e-6)
+    assert 75.0 < cell["attainment_low"] < 78.0 < cell["attainment_high"] < 81.0
     assert (cell["cost_usd_per_h"], cell["cost_usd_per_h_n"]) == (pytest.approx(11.0), 3)
 
 
@@ -385,7 +389,7 @@ def test_a_heat_map_shows_every_cell_with_its_interval() -> None:
     assert [label.get_text() for label in maps[0].get_xticklabels()] == ["30", "60", "120"]
     assert [label.get_text() for label in maps[0].get_yticklabels()] == ["0.1", "0.5"]
     assert len(maps[0].texts) == 6
-    assert "78.0\n±2.5" in {text.get_text() for text in maps[0].texts}
+    assert "78.0\n75.5–80.4" in {text.get_text() for text in maps[0].texts}
     assert maps[0].images[0].get_clim() == maps[1].images[0].get_clim()
 
 
@@ -396,8 +400,40 @@ def test_a_colour_scale_ends_where_a_share_does(share: float, scale: tuple[float
     assert scale_of(cells["attainment"]) == scale
 
 
+def test_no_interval_is_beyond_what_a_share_or_a_cost_can_be() -> None:
+    """Two seeds of 99 and 97 % within target had 98.4 ± 18.7 %, and a cost below nothing."""
+    frame = results(seeds=2)
+    frame["attainment"] = frame["seed"].map({0: 0.99, 1: 0.97})
+    frame["cost_usd_per_h"] = frame["seed"].map({0: 1.0, 1: 9.0})
+    cells = cell_estimates(frame, (ATTAINMENT, COST))
+    assert cells["attainment_high"].max() <= 100.0
+    assert cells["attainment_low"].min() > 50.0
+    assert cells["cost_usd_per_h_low"].min() == 0.0
+    (bars, *_) = [one for ax in draw_cost_against_attainment(cells).axes for one in ax.containers]
+    ends = [segment[:, 1].max() for segment in bars.lines[2][1].get_segments()]
+    assert max(ends) <= 100.0
+    share, minutes, cost, *_ = list(summary_table(complete(frame)).columns)[3:]
+    for column in (share, minutes):
+        low, high = (
+            float(end) for end in next(iter(column.cells)).split("[")[1].rstrip("]").split(",")
+        )
+        assert 50.0 < low < 98.0 < high <= 100.0
+    assert "[0.00, " in next(iter(cost.cells))
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return *frame* with all that a table of a sweep shows."""
+    rest = ("changes_per_h", "offered_rpm", "offered_in_tokens", "offered_out_tokens")
+    return frame.assign(
+        minute_attainment=frame["attainment"],
+        hours=1.0,
+        requests_per_cpu_s=1.0,
+        **dict.fromkeys(rest, 1.0),
+    )
+
+
 def test_one_seed_claims_no_interval() -> None:
-    """A single value without ±, and bars of no width."""
+    """A single value without an interval, and bars of no width."""
     cells = cell_estimates(results(seeds=1), (ATTAINMENT, COST))
     texts = [text.get_text() for ax in draw_heat_maps(cells, COST).axes for text in ax.texts]
     assert set(texts) == {"10.00"}

@@ -73,8 +73,9 @@ Object.assign(inferno, (() => {
   // -- heat maps
 
   function heat(place, item) {
-    const say = (value, half) => (known(value) ? value.toFixed(value >= 100 ? 0 : 1) + (known(half) ? `<br>±${half.toFixed(1)}` : "") : "–");
-    const text = item.values.map((row, r) => row.map((value, c) => say(value, item.half_widths[r][c])));
+    const round = (value) => value.toFixed(value >= 100 ? 0 : 1);
+    const say = (value, low, high) => (known(value) ? round(value) + (known(low) ? `<br>${round(low)}–${round(high)}` : "") : "–");
+    const text = item.values.map((row, r) => row.map((value, c) => say(value, item.lows[r][c], item.highs[r][c])));
     draw(place, [{
       type: "heatmap", z: item.values, x: item.periods_s.map((value) => `${value} s`), y: item.alphas.map(String), text,
       texttemplate: "%{text}", colorscale: "Cividis", zmin: item.low, zmax: item.high, xgap: 2, ygap: 2,
