@@ -241,6 +241,8 @@ def test_a_series_has_one_sample_a_step_and_forgets_the_oldest() -> None:
     for now_s in (0.0, 10.0, 29.0, 30.0, 45.0, 150.0):
         series = series.with_sample(now_s, now_s=now_s)
     assert series.values == (29.0, 45.0, 150.0, 150.0, 150.0, 150.0)
+    lately = [series.latest(length_s) for length_s in (0.0, 29.9, 60.0, 600.0)]
+    assert lately == [(150.0,), (150.0,), (150.0, 150.0, 150.0), series.values]
     for step in range(6, 2 * SAMPLES_MAX):
         series = series.with_sample(float(step), now_s=STEP_S * step)
     assert len(series.values) == SAMPLES_MAX

@@ -50,8 +50,8 @@ class Twice:
 @pytest.mark.parametrize(
     ("period_s", "until_s", "quiet", "stood"),
     [
-        pytest.param(1.0, 400.5, 400, 200, id="a cycle a second"),
-        pytest.param(3.0, 700.0, 40, 15, id="until loads have been seen for long"),
+        pytest.param(1.0, 400.5, 600, 300, id="a cycle a second"),
+        pytest.param(3.0, 700.0, 250, 120, id="until loads have been seen for long"),
     ],
 )
 def test_what_is_remembered_is_what_would_be_found_anew(

@@ -17,7 +17,6 @@ from loop.policies.slo.demand import (
     Memory,
     counted_in,
     demanded,
-    held_s,
     remember,
     waiting_rpm,
 )
@@ -325,10 +324,9 @@ def _demands(
     for name, demand in demands.items():
         last, memory = lately.demanded.get(name), known[name]
         demands[name] = found = demand if last is None else last.again(views[name], demand)
-        kept_s = held_s(memory, asked[name].horizon)
-        steps = memory.demands.steps_since(now_s - kept_s)
-        kept = memory if memory is state.get(name) else None
-        lately.demanded[name] = Demanded(views[name], kept, found, kept_s, steps)
+        # In another unit what was seen is counted anew the next time.
+        kept = None if name in counted else memory
+        lately.demanded[name] = Demanded(views[name], kept, found)
     demands, memories = {**quiet, **demands}, {**state, **memories, **known}
     return (
         {name: demands[name] for name in seen if name in demands},

@@ -224,7 +224,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     jumped_rpm = jump * seen_rpm if jump > 1.0 else 0.0
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
-    held_rpm = max(demands.since(now_s - held_s(memory, horizon)))
+    held_rpm = max(demands.latest(_held_s(memory, horizon)))
     if memory.replica_rpm > 0.0:
         # What was asked for before keeps what is there. To get more, it has to be asked for now.
         held_rpm = max(asked_rpm, min(held_rpm, view.wanted * memory.replica_rpm))
@@ -280,7 +280,7 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
     return found
 
 
-def held_s(memory: Memory, horizon: Horizon) -> float:
+def _held_s(memory: Memory, horizon: Horizon) -> float:
     """Return how long a demand is held [s]: a burst comes back, and so may what was there a moment
     ago of a load that is unsure; one that has moved does not. The bursts that a window does not
     show are known for as long again.

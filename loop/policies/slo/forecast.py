@@ -67,13 +67,11 @@ class Series:
         """Return whether the next sample is due."""
         return not self.values or now_s >= self.next_s - 1e-9
 
-    def since(self, when_s: float) -> tuple[float, ...]:
-        """Return the samples of the steps that end after *when_s*, and the last one anyway."""
-        return self.values[-self.steps_since(when_s) :]
-
-    def steps_since(self, when_s: float) -> int:
-        """Return how many steps end after *when_s*, one at least."""
-        return max(1, math.floor((self.next_s - when_s) / STEP_S + 1e-9))
+    def latest(self, length_s: float) -> tuple[float, ...]:
+        """Return the samples of the last *length_s* before the last one, and that: others only once
+        a next one is due.
+        """
+        return self.values[-1 - math.floor(length_s / STEP_S + 1e-9) :]
 
     def with_sample(self, value: float, *, now_s: float, most: bool = False) -> Series:
         """Return the series with what is seen at *now_s*, in the place of the last sample if the

@@ -22,26 +22,23 @@ Part = tuple[str, float | None]
 
 
 class Demanded(NamedTuple):
-    """What was demanded of a server, and what that depends on. memory: its own, if that is what it
-    was before (None: something was learnt). steps: of the demands that are held for held_s.
+    """What was demanded of a server, and what that depends on. memory: its own, with what was seen
+    then (None: it would learn more if the same were seen again).
     """
 
     view: ServerView
     memory: Memory | None
     demand: Demand
-    held_s: float
-    steps: int
 
     def holds(self, view: ServerView, memory: Memory | None, *, now_s: float) -> bool:
-        """Tell whether it is demanded at *now_s*, too: nothing is new, no sample is due, and no
-        demand is given up.
+        """Tell whether it is demanded at *now_s*, too: nothing is new, and no sample is due, with
+        which a demand may be given up.
         """
         return (
             memory is not None
             and memory is self.memory
             and not memory.history.rates.is_due(now_s)
             and not memory.demands.is_due(now_s)
-            and memory.demands.steps_since(now_s - self.held_s) == self.steps
             and only_older(view, self.view)
         )
 
