@@ -271,6 +271,8 @@ def _stage(stage: Stage, values: Floats, *, budget: int) -> Steady:
         input_tokens=stage.prompt,
         output_tokens=stage.output,
         distinct=100,
+        # A later stage of a run finds the prompts that the first one computed.
+        is_warm=stage.number > 0,
     )
     return operate(
         point,

@@ -172,6 +172,23 @@ def test_prompts_that_come_again_are_not_computed_again() -> None:
     assert alike.ttft_s < unlike.ttft_s - 0.03
 
 
+def test_a_warm_server_computes_no_prompt_of_before() -> None:
+    """The first of a hundred prompts, computed once more, were what made the 99th percentile."""
+    point = OperatingPoint(rate_rps=6.0, input_tokens=1600, output_tokens=20, distinct=20)
+    limits = {"max_batch": 64, "token_budget": 2048, "warm_up": 0.0}
+    cold, warm, cached = (
+        operate(each, latency_model=MODEL, **limits)
+        for each in (
+            point,
+            replace(point, is_warm=True),
+            replace(point, distinct=None, prefix_share=1.0),
+        )
+    )
+    assert warm.ttft_s == pytest.approx(cached.ttft_s, rel=1e-6)
+    assert warm.e2e_p99_s == pytest.approx(cached.e2e_p99_s, rel=1e-6)
+    assert cold.e2e_p99_s > warm.e2e_p99_s * 1.2
+
+
 def test_a_point_without_a_load_is_refused() -> None:
     """Neither a rate nor users."""
     with pytest.raises(SpecError, match="expected a rate > 0 or users, found neither"):

@@ -26,6 +26,7 @@ PART = 16  # requests that follow each other, whose lengths are spread over what
 # Users who ask for as much each would ask in step for ever: what came in one iteration would end in
 # one. On real servers they fall out of step, as no client is as quick as another.
 APART = 0.05
+ALONE_S = 60.0  # in which any prompt is computed where no other is
 BLOCKS_MAX = 2**20  # names of the blocks of one prompt, so that prompts share none
 
 
@@ -51,10 +52,11 @@ class OperatingPoint:
     token_cv is their coefficient of variation instead, where they vary as those of the twin's
     servers do (twin.arrivals.token_counts). With is_even the arrivals are evenly spaced. distinct
     is how many different prompts there are; None: no two are alike. The engine then needs a prefix
-    cache to notice. With duration_s the server was empty at first, and what ended from settle_s on
-    until then was measured: the filling of a server whose answers take minutes is a good part of a
-    run; with is_drained all that came until duration_s was measured to its end. prefix_share is the
-    part of each prompt that the prefix cache holds, where nobody names prompts that are alike.
+    cache to notice; with is_warm it has served each of them before. With duration_s the server was
+    empty at first, and what ended from settle_s on until then was measured: the filling of a server
+    whose answers take minutes is a good part of a run; with is_drained all that came until
+    duration_s was measured to its end. prefix_share is the part of each prompt that the prefix
+    cache holds, where nobody names prompts that are alike.
     With requests so many were measured, from an empty server on and each to its end: users all ask
     at once at first, and that is a good part of a short run. Without, the server is full of them.
     tells_median: the TTFT that was measured is the median, not the mean. percentiles were measured
@@ -70,6 +72,7 @@ class OperatingPoint:
     token_cv: float | None = None
     is_even: bool = False
     distinct: int | None = None
+    is_warm: bool = False
     prefix_share: float = 0.0
     duration_s: float | None = None
     settle_s: float = 0.0
@@ -136,6 +139,8 @@ def operate(
     )
     batch = _batch(point, seed, requests, block_size)
     found = served(batch, spec, max_batch=max_batch, queue_max=queue_max, users=point.users)
+    if point.is_warm:
+        found = found.without_first(point.distinct or 0)
     kept = _measured(point, found, requests=requests, warm_up=warm_up)
     ttft_s = (found.first_token_s - found.arrival_s)[kept]
     e2e_s = (found.last_token_s - found.arrival_s)[kept]
@@ -230,12 +235,32 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
             range(name * BLOCKS_MAX, name * BLOCKS_MAX - (-prompt // block_size))
             for name, prompt in zip(names.tolist(), prompts.tolist(), strict=True)
         ]
-    return RequestBatch(
+    batch = RequestBatch(
         times_s=times_s,
         prompt_tokens=prompts,
         output_tokens=answers,
         blocks=blocks,
         block_tokens=block_size,
+    )
+    return _after_each_prompt(batch, point) if point.is_warm else batch
+
+
+def _after_each_prompt(batch: RequestBatch, point: OperatingPoint) -> RequestBatch:
+    """Return *batch* after one short answer to each of its prompts, one after the other."""
+    assert point.distinct is not None, "a server is warm of prompts that are alike"
+    assert point.users is None, "users all ask at once"
+    assert point.duration_s is None, "its load comes after the first minutes"
+    prompt = max(round(point.input_tokens), 1)
+    count = -(-prompt // batch.block_tokens)
+    firsts = [range(name * BLOCKS_MAX, name * BLOCKS_MAX + count) for name in range(point.distinct)]
+    return RequestBatch(
+        times_s=np.concatenate(
+            (np.arange(point.distinct) * ALONE_S, batch.times_s + point.distinct * ALONE_S)
+        ),
+        prompt_tokens=np.concatenate((np.full(point.distinct, prompt), batch.prompt_tokens)),
+        output_tokens=np.concatenate((np.ones(point.distinct, np.int64), batch.output_tokens)),
+        blocks=[*firsts, *batch.blocks],
+        block_tokens=batch.block_tokens,
     )
 
 

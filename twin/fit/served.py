@@ -5,7 +5,7 @@ it is at hand, by the plain one else, with the same times to the last bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from math import inf
 
@@ -34,6 +34,10 @@ class Served:
     last_token_s: Times
     output_tokens: Counts
     preemptions: Counts
+
+    def without_first(self, count: int) -> Served:
+        """Return what is left after the first *count* of them."""
+        return Served(**{each.name: getattr(self, each.name)[count:] for each in fields(self)})
 
 
 @cache
