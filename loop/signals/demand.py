@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loop.replacing import replace
+from loop.replacing import replace, replacer
 from loop.signals.growth import Growth, totals
 from loop.signals.histograms import Buckets, percentiles_ms, plausible
 from loop.signals.latest import latest_of
@@ -40,6 +40,7 @@ BEGUN_RPS_MAX = 100.0  # an engine that has ended more since it is ready had beg
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
 MODELS_TOLD = 4
 GAUGES_SHOWN = ("running", "waiting", "kv_usage")  # of a pod
+_SHOWN = frozenset(GAUGES_SHOWN)
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
 TOKENS_PER_STEP_MIN = 1.1
 
@@ -84,7 +85,8 @@ class Gauges:
 
 
 # A pod that serves and does not tell: what it runs is not known, and not none.
-NOT_HEARD = Gauges(unknown=frozenset(GAUGES_SHOWN))
+NOT_HEARD = Gauges(unknown=_SHOWN)
+_with_own = replacer(Gauges, "rate_rpm", "completions_rpm", "ttft_ms", "itl_ms")
 
 
 @made_quickly
@@ -149,7 +151,7 @@ def figures(
         )
     alive = {pod.name for pod in server.pods}
     heard, good = _heard(tracks, alive, now_s=now_s, settings=settings)
-    newest_s = max((one.times_s[-1] for of in tracks.values() for one in of), default=None)
+    newest_s = max([one.times_s[-1] for of in tracks.values() for one in of], default=None)
     seen = Figures(
         pods={
             name: _gauges(of_pod, now_s=now_s) for name, of_pod in heard.items() if name in alive
@@ -202,15 +204,14 @@ def _heard(
     """
     heard: dict[str, list[Track]] = {}
     good: dict[str, list[Track]] = {}
+    oldest_s, heard_s_min = now_s - settings.stale_s, settings.heard_s_min
     for name, of_pod in tracks.items():
         fresh = [
-            track
-            for track in of_pod
-            if name not in alive or track.times_s[-1] >= now_s - settings.stale_s
+            track for track in of_pod if name not in alive or track.times_s[-1] >= oldest_s
         ]
         if fresh:
             heard[name] = fresh
-        if any(track.alive_s >= settings.heard_s_min for track in fresh):
+        if any([track.alive_s >= heard_s_min for track in fresh]):
             good[name] = [track for track in fresh if track.alive_s > 0.0]
     return heard, good
 
@@ -245,8 +246,8 @@ def _known(
     """
     every = [track for of_pod in good.values() for track in of_pod]
     there = {name: _span(of_pod) for name, of_pod in good.items()}
-    begin_s = min(first_s for first_s, _ in there.values())
-    end_s = max(last_s for _, last_s in there.values())
+    begin_s = min([first_s for first_s, _ in there.values()])
+    end_s = max([last_s for _, last_s in there.values()])
     for name, (last_s, gone_s) in gone.items():
         first_s = there[name][0] if name in there else max(last_s, begin_s)
         there[name] = (first_s, min(max(gone_s, first_s), end_s))
@@ -317,8 +318,9 @@ def _load(grown: Growth, *, rate_rpm: float) -> Load:
     of_prompts = grown.over("prompt", "firsts")
     of_answers = grown.over("answer_tokens", "answers")
     prompts = _load_told(of_prompts, rate_rpm=rate_rpm)
-    same = of_answers.tracks == of_prompts.tracks
-    answers = prompts if same else _load_told(of_answers, rate_rpm=rate_rpm)
+    if of_answers.tracks == of_prompts.tracks:
+        return prompts
+    answers = _load_told(of_answers, rate_rpm=rate_rpm)
     return replace(prompts, out_tokens=answers.out_tokens)
 
 
@@ -385,7 +387,7 @@ def _span(of_pod: Sequence[Track]) -> tuple[float, float]:
 
 def _came(of_pod: Sequence[Track], span: tuple[float, float]) -> float:
     """Return how many requests came to the processes of one pod between two times."""
-    return sum(track.came(*span) for track in of_pod)
+    return sum([track.came(*span) for track in of_pod])
 
 
 def _begun(
@@ -647,16 +649,23 @@ def _whole(total: float | None) -> int | None:
 
 
 def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
+    if len(of_pod) == 1:  # as nearly always, and there are thousands
+        (track,) = of_pod
+        return Gauges(
+            running=round(track.gauges["running"]),
+            waiting=round(track.gauges["waiting"]),
+            kv_usage=track.gauges["kv_usage"],
+            unknown=_SHOWN - track.tells,
+            age_s=max(0.0, now_s - track.times_s[-1]),
+            engines=1,
+        )
     newest_s = max(track.times_s[-1] for track in of_pod)
-    if len(of_pod) > 1:
-        of_pod = [track for track in of_pod if not _ended(track, newest_s)]
+    of_pod = [track for track in of_pod if not _ended(track, newest_s)]
     return Gauges(
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
-        unknown=frozenset(GAUGES_SHOWN).difference(
-            frozenset(GAUGES_SHOWN).intersection(*(track.tells for track in of_pod))
-        ),
+        unknown=_SHOWN.difference(_SHOWN.intersection(*(track.tells for track in of_pod))),
         age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
         engines=len(of_pod),
     )
@@ -682,12 +691,12 @@ def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSetting
     grown = Growth(of_pod)
     total = grown.total
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
-    return replace(
+    return _with_own(
         gauges,
-        rate_rpm=max(0.0, _came(of_pod, (begin_s, end_s))) * per_minute,
-        completions_rpm=ends * per_minute,
-        ttft_ms=_ttft_ms(grown),
-        itl_ms=_itl_ms_of(grown),
+        max(0.0, _came(of_pod, (begin_s, end_s))) * per_minute,
+        ends * per_minute,
+        _ttft_ms(grown),
+        _itl_ms_of(grown),
     )
 
 

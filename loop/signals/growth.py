@@ -19,7 +19,9 @@ class Growth:
         self.tracks = tracks
         self.total: Mapping[str, float] = totals(tracks)
         # Nearly always: then one sum is that of any counters, and there are a dozen to ask about.
-        self._alike = all(track.grown.keys() == tracks[0].grown.keys() for track in tracks)
+        self._alike = len(tracks) == 1 or all(
+            [track.grown.keys() == tracks[0].grown.keys() for track in tracks]
+        )
 
     def over(self, *counters: str) -> Growth:
         """Return the growth over those of the tracks that tell all *counters* and of which the last

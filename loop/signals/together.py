@@ -77,8 +77,8 @@ class Samples:
         second 0 of the run. Raise ValueError where one is no number.
         """
         counts = np.fromiter(map(len, points), np.intp, len(points))
-        flat = list(chain.from_iterable(points))
-        both = np.fromiter(chain.from_iterable(flat), np.float64, 2 * len(flat)).reshape(-1, 2)
+        told = chain.from_iterable(chain.from_iterable(points))
+        both = np.fromiter(told, np.float64, 2 * int(counts.sum())).reshape(-1, 2)
         if not np.isfinite(both[:, 0]).all():
             raise ValueError("a time is no number")
         self.times_s = both[:, 0] - epoch_s

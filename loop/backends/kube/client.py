@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -533,7 +534,7 @@ class KubeClient:
     ) -> bytes:
         self.calls[what] += 1
         try:
-            reply: Reply = method(
+            reply: Reply = _unchecked(method)(
                 *args,
                 **query,
                 _preload_content=False,
@@ -570,6 +571,14 @@ class KubeClient:
             except SpecError as problem:
                 text = f"{refused}; its present credentials: {problem}"
                 raise ApiError(text, status=refused.status) from problem
+
+
+def _unchecked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a *method* of the official client without its look through the types of what it is
+    given, which is an eighth of a patch: these are ours.
+    """
+    function = getattr(method, "__wrapped__", None)
+    return method if function is None else partial(function, getattr(method, "__self__", None))
 
 
 def _parsed(what: str, text: bytes) -> Json:

@@ -647,23 +647,23 @@ class Shortages:
         now; those of *unlisted* namespaces, as they were seen before, do not tell that they wait.
         *types* are by accelerator, *gpus* of a replica by (model, accelerator).
         """
+        servers = list(servers)
+        short = {
+            types.get(one.accelerator, one.accelerator)
+            for server in servers
+            for one in [server.deployment]
+            for pod in server.pods
+            if pod.trouble is not None and pod.trouble.lacks_gpus and not pod.node
+            if one.namespace not in unlisted and now_s - pod.unready_s >= self._give_up_s
+        } - {""}
+        # Nearly always nobody waits, and nobody has to know who holds what.
         held: dict[str, int] = defaultdict(int)
-        short = set()
-        for server in servers:
+        for server in servers if short or self._most else ():
             one = server.deployment
             kind = types.get(one.accelerator, one.accelerator)
             each = gpus.get((one.model, one.accelerator), 0)
-            for pod in server.pods:
-                if pod.node:
-                    held[kind] += pod_gpus(pod).total() or each
-                elif (
-                    one.namespace not in unlisted
-                    and pod.trouble is not None
-                    and pod.trouble.lacks_gpus
-                    and now_s - pod.unready_s >= self._give_up_s
-                ):
-                    short.add(kind)
-        for kind in short - {""}:
+            held[kind] += sum(pod_gpus(pod).total() or each for pod in server.pods if pod.node)
+        for kind in short:
             self._most[kind] = (held[kind], now_s + RETRY * self._give_up_s)
         self._most = {
             kind: (max(most, held[kind]), until_s)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from loop.backends.kube.gpus import gpu_limits, side_by_side
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
 from loop.backends.kube.rivals import Contest
+from loop.replacing import replace
 from loop.types import FULL_CACHES, Change, Pool
 
 Json = dict[str, Any]

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from loop.backends.kube.read import Deployment, as_text, each_read
+from loop.replacing import replace
 from loop.types import Why
 
 Json = Mapping[str, Any]

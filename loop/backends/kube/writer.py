@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +24,7 @@ from loop.backends.kube.patches import (
 from loop.backends.kube.read import Deployment, read_deployment
 from loop.backends.kube.rivals import QUIET_S
 from loop.errors import BackendError, RefusedError
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from datetime import datetime

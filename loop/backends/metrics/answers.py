@@ -152,7 +152,7 @@ def _told_by(entries: Sequence[Any]) -> tuple[list[bytes], list[Points]]:
     """Return the labels and the points of the series that the *entries* of a decoded matrix tell,
     as `_told` does: behind the labels of a native histogram stands which of its counters it is.
     """
-    texts = [bytes(one.metric) for one in entries]
+    texts = list(map(bytes, [one.metric for one in entries]))
     points = [one.values for one in entries]
     if [one.histograms for one in entries].count(None) < len(entries):
         texts, points = [], []
