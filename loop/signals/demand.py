@@ -206,12 +206,10 @@ def _heard(
     good: dict[str, list[Track]] = {}
     oldest_s, heard_s_min = now_s - settings.stale_s, settings.heard_s_min
     for name, of_pod in tracks.items():
-        fresh = [
-            track for track in of_pod if name not in alive or track.times_s[-1] >= oldest_s
-        ]
+        fresh = [track for track in of_pod if name not in alive or track.times_s[-1] >= oldest_s]
         if fresh:
             heard[name] = fresh
-        if any([track.alive_s >= heard_s_min for track in fresh]):
+        if any(track.alive_s >= heard_s_min for track in fresh):
             good[name] = [track for track in fresh if track.alive_s > 0.0]
     return heard, good
 

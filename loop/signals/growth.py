@@ -20,7 +20,7 @@ class Growth:
         self.total: Mapping[str, float] = totals(tracks)
         # Nearly always: then one sum is that of any counters, and there are a dozen to ask about.
         self._alike = len(tracks) == 1 or all(
-            [track.grown.keys() == tracks[0].grown.keys() for track in tracks]
+            track.grown.keys() == tracks[0].grown.keys() for track in tracks
         )
 
     def over(self, *counters: str) -> Growth:

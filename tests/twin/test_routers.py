@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from twin.engine.replica import Replica
+from twin.engine.written_out import WrittenOut
 from twin.request import Request
 from twin.serving.routers import LeastOutstanding, RandomChoice, RoundRobin, make_router
 from twin.serving.routers.prefix_aware import MORE
-from twin.spec import LatencyModel
+from twin.spec import EngineSpec, LatencyModel
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
 
@@ -187,3 +189,63 @@ def test_prefix_aware_spares_a_replica_that_is_overloaded() -> None:
     home.advance(0.0, inclusive=True)
     assert home.cached_tokens(_prompt(1, 2)) > 0
     assert front.router.route(_prompt(1, 2), front.replicas, 0.0) is not home
+
+
+# What decides when a request ends: memory that runs out, prompts in parts, full batches, …
+KINDS: tuple[dict[str, object], ...] = (
+    {},
+    {"scheduling": "async", "overhead_ms": 8.0},
+    {"prefix_share": 0.4},
+    {"kv_tokens": 160},
+    {"max_num_batched_tokens": 48},
+    {"latency_model": replace(MODEL, beta_ms=0.02, launch_ms=1.5, p=2.5)},
+    {"latency_model": replace(MODEL, beta_ms=0.1, gamma_ms=0.01, sequence_ms=0.3)},
+)
+
+
+@pytest.mark.parametrize("changes", KINDS)
+@pytest.mark.parametrize("rate_rps", [20.0, 200.0])
+def test_an_order_of_replicas_chooses_as_a_look_at_all_of_them(
+    changes: dict[str, object], rate_rps: float
+) -> None:
+    """It looks at a replica only when a request may have ended there: who gets each request, and
+    the order of the ends, are those of looking always. It knows the ends before they come.
+    """
+    count, rng = 13, np.random.default_rng(5)
+    spec = replace(
+        EngineSpec(model="m", accelerator="A", latency_model=MODEL),
+        **changes,  # type: ignore[arg-type]  # each for its field
+    )
+    arrivals_s = np.cumsum(rng.exponential(1.0 / rate_rps, 400)).tolist()
+    sizes = rng.integers(1, 60, (400, 2)).tolist()
+    foreseen = 0
+
+    def played(*, in_order: bool) -> list[tuple[object, ...]]:
+        nonlocal foreseen
+        ends: list[tuple[object, ...]] = []
+
+        def ended(request: Request, finish_s: float) -> None:
+            ends.append((request.id, request.first_token_s, finish_s, request.preemptions))
+
+        replicas = [
+            WrittenOut.of_spec(spec, max_batch=4, queue_max=None, on_finish=ended)
+            for _ in range(count)
+        ]
+        router = LeastOutstanding(np.random.default_rng(1))
+        for replica in replicas:
+            router.add(replica)
+        # Below so many requests there is no order.
+        route = router.stretch(replicas, 400 if in_order else 1)
+        for number, (now_s, (prompt, output)) in enumerate(zip(arrivals_s, sizes, strict=True)):
+            request = Request(prompt, output, now_s, id=number)
+            chosen = route(request, now_s)
+            assert chosen.submit(request, now_s) is None
+            ends.append(("to", number, replicas.index(chosen)))  # type: ignore[arg-type]
+            if in_order:
+                foreseen += chosen.quiet_until_s > chosen.next_boundary_s  # type: ignore[attr-defined]
+        return ends
+
+    assert played(in_order=True) == played(in_order=False)
+    plain = changes.keys().isdisjoint({"scheduling", "prefix_share"})
+    can = plain and not spec.latency_model.launch_ms
+    assert (foreseen > 0) == can

@@ -10,7 +10,7 @@ Results are equal to the last bit: tests play random scripts to both.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from heapq import heappop, heappush
 from math import inf, nextafter, sqrt
 from typing import Any
@@ -45,10 +45,11 @@ def covers(spec: EngineSpec, *, queue_max: int | None) -> bool:
 class WrittenOut(Replica):
     """A Replica that is advanced by one function; for specs that `covers` names."""
 
-    __slots__ = ("_arrived", "_by_flow", "_named", "_step_on")
+    __slots__ = ("_arrived", "_by_flow", "_foresees", "_named", "_step_on", "quiet_until_s")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self._foresees, self.quiet_until_s = False, inf
         self._arrived: Request | None = None
         # Not while somebody is told of an end: who may submit at once, in the midst of a step. All
         # that Replica.submit does then is to put the request in the queue. And not after a request
@@ -70,7 +71,9 @@ class WrittenOut(Replica):
             if self._arrived is None:
                 return reason
             self._arrived = None
-        return super().submit(request, now_s)
+        reason = super().submit(request, now_s)
+        self.quiet_until_s = self.next_boundary_s
+        return reason
 
     def advance(self, until_s: float, *, inclusive: bool) -> None:
         """Process every boundary as Replica does."""
@@ -80,6 +83,13 @@ class WrittenOut(Replica):
             self._step_on(until_s)
         if not self._by_flow:
             super().advance(until_s, inclusive=False)
+            self.quiet_until_s = self.next_boundary_s
+
+    def foresee(self) -> None:
+        """Keep quiet_until_s from now on, as long as there are only submits and advances: before it
+        no request ends that is there by now.
+        """
+        self._foresees, self.quiet_until_s = True, self.next_boundary_s
 
     def _settle(self) -> None:
         """Put the variables of the function back into self, which is then up to date."""
@@ -120,6 +130,64 @@ class WrittenOut(Replica):
         """Return what Replica.in_flight does."""
         self._settle()
         return super().in_flight(now_s)
+
+    def _end_s(  # noqa: PLR0917, it is called for each request
+        self,
+        next_s: float,
+        length: float,
+        n: float,
+        g: float,
+        contexts: float,
+        soonest: float,
+        prefills: Sequence[tuple[Request, int]],
+    ) -> float:
+        """Return when the first request ends, by the variables of `_flow`, where one prompt is in
+        work or waits, and is computed as a whole. Where it is not as simple as that, *next_s*:
+        none ends before the next boundary.
+        """
+        waiting, alpha_s, beta_s, gamma_s = (
+            self._waiting,
+            self._alpha_s,
+            self._beta_s,
+            self._gamma_s,
+        )
+        per_sequence_s, size = self._sequence_s, self._block_units
+        if len(prefills) + len(waiting) != 1 or self._curved is not None or self._partial:
+            return next_s
+        if waiting:
+            # Of the decodes until then none ends; then the prompt is computed in one iteration.
+            g, contexts = g + length, contexts + n * length
+            request, read = waiting[0], contexts + n
+            need = request.prompt_tokens + request.generated
+            room = self._kv_units - read - n * (size - 1.0) - -(-need // size) * size
+            if (
+                soonest <= g
+                or self._ahead
+                or self._prefix_share
+                or self._pair_s
+                or room < 0.0
+                or len(self._running) >= self._max_batch
+                or need > self._token_budget - len(self._running)
+            ):
+                return next_s
+            iteration_s = alpha_s + beta_s * (n + need) + gamma_s * (read + need)
+            if per_sequence_s:
+                iteration_s += per_sequence_s * (n + 1)
+            first_s = next_s + iteration_s
+        else:
+            ((request, chunk),) = prefills
+            need, first_s = request.prompt_tokens + request.generated, next_s
+            if request.context + chunk < need:
+                return next_s
+        left = request.output_tokens - request.generated - 1
+        g, n, contexts = g + 1.0, n + 1.0, contexts + n + need
+        k, read = min(soonest - g, float(left)), contexts + n
+        if k <= 0.0 or read + n * (k + size - 2.0) > self._kv_units:
+            return next_s
+        c0_s, c1_s = alpha_s + beta_s * n + gamma_s * read, gamma_s * n
+        if per_sequence_s:
+            c0_s += per_sequence_s * n
+        return first_s + (k * c0_s + c1_s * (k * (k - 1.0) * 0.5))
 
     def _flow(self) -> Flow:
         """Advance to each instant that is sent, take in the request that arrives then, and yield
@@ -414,6 +482,12 @@ class WrittenOut(Replica):
                         else:
                             telemetry.rejections += 1
                     self.next_boundary_s, self.steps = next_s, steps
+                    if self._foresees:
+                        self.quiet_until_s = next_s
+                        if prefills or waiting:
+                            self.quiet_until_s = self._end_s(
+                                next_s, length, n, g, contexts, soonest, prefills
+                            )
                     until_s = yield reason
                     continue
                 break

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STRETCH_MAX = 4096
 """Requests to one server, that are served together with those to others; more are by themselves."""
+MADE_AT_ONCE = 512
 
 
 class Gateway:
@@ -144,19 +145,22 @@ class Gateway:
         if self._take_compiled(batch, begin, end):
             return
         ids = count(self.arrivals)
-        requests = batch.requests(self._name, begin, end, ids=ids, server_index=self._index)
-        self.arrivals += len(requests)
+        self.arrivals += end - begin
         self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
-        if self.backlog or not self.replicas:
+        waits = bool(self.backlog) or not self.replicas
+        route = None if waits else self._router.stretch(self.replicas, end - begin)
+        # Some at a time, so that those about to arrive are in the caches.
+        for first in range(begin, end, MADE_AT_ONCE):
+            last = min(first + MADE_AT_ONCE, end)
+            requests = batch.requests(self._name, first, last, ids=ids, server_index=self._index)
             for request in requests:
-                self._keep(request, request.arrival_s)
-            return
-        route = self._router.stretch(self.replicas, len(requests))
-        for request in requests:
-            now_s = request.arrival_s
-            reason = route(request, now_s).submit(request, now_s)
-            if reason is not None:
-                self._reject(request, now_s, reason)
+                now_s = request.arrival_s
+                if route is None:
+                    self._keep(request, now_s)
+                    continue
+                reason = route(request, now_s).submit(request, now_s)
+                if reason is not None:
+                    self._reject(request, now_s, reason)
 
     def _take_compiled(self, batch: RequestBatch, begin: int, end: int) -> bool:
         """Let the compiled engine take them, if it can; tell whether it did."""

@@ -6,12 +6,15 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
+from operator import attrgetter
+from typing import cast
 
 import numpy as np
 
 from twin.engine.compiled.columns import LEAST_OUTSTANDING
 from twin.engine.compiled.visit import NO_DRAWS
 from twin.engine.port import Engine
+from twin.engine.written_out import WrittenOut
 from twin.request import Request
 from twin.serving.routers.port import Plan, Route, Router
 
@@ -85,10 +88,12 @@ class LeastOutstanding(Router):
 
 
 class _Order:
-    """The replicas by their requests in flight, and by their next boundaries, kept over a stretch.
+    """The replicas by their requests in flight, and by when the next of these may end, kept over a
+    stretch.
 
     Places in the list stand for the replicas. A look at all of them for each request becomes one at
-    those at which something ended, and a search among those with the fewest.
+    those at which something ended, and a search among those with the fewest. Other boundaries of a
+    replica change no count: they wait until it is looked at, which thrashes the caches less often.
     """
 
     __slots__ = (
@@ -98,6 +103,7 @@ class _Order:
         "_due_s",
         "_fewest",
         "_given",
+        "_quiet_until_s",
         "_replicas",
         "_router",
     )
@@ -111,7 +117,11 @@ class _Order:
         for place, count in enumerate(self._counts):
             self._by_count.setdefault(count, []).append(place)
         self._fewest = min(self._by_count)
-        # One entry a replica counts, that of due_s, which is not later than its next boundary;
+        told = all(isinstance(replica, WrittenOut) for replica in replicas)
+        self._quiet_until_s = attrgetter("quiet_until_s" if told else "next_boundary_s")
+        for replica in replicas if told else ():
+            cast("WrittenOut", replica).foresee()
+        # One entry a replica counts, that of due_s, which is not later than the next end on it;
         # others are left over.
         self._due_s = [replica.next_boundary_s for replica in replicas]
         self._due = [(due_s, place) for place, due_s in enumerate(self._due_s)]
@@ -138,13 +148,14 @@ class _Order:
         them would: it is that of the records.
         """
         replicas, due, due_s = self._replicas, self._due, self._due_s
+        quiet_until_s = self._quiet_until_s
         found: list[int] = []
         while due and due[0][0] < now_s:
             time_s, place = due[0]
             if time_s != due_s[place]:
                 heappop(due)
                 continue
-            next_s = replicas[place].next_boundary_s
+            next_s = quiet_until_s(replicas[place])
             if next_s < now_s:
                 found.append(place)
                 heappop(due)
@@ -159,8 +170,8 @@ class _Order:
             replica.advance(now_s, inclusive=False)
             if replica.outstanding != self._counts[place]:
                 self._move(place, replica.outstanding)
-            due_s[place] = replica.next_boundary_s
-            heappush(due, (due_s[place], place))
+            due_s[place] = next_s = quiet_until_s(replica)
+            heappush(due, (next_s, place))
 
     def _look_at_given(self) -> None:
         """Learn what became of the replica chosen last: it has the request, or refused it."""
@@ -168,9 +179,10 @@ class _Order:
         replica = self._replicas[place]
         if replica.outstanding != self._counts[place]:
             self._move(place, replica.outstanding)
-        if replica.next_boundary_s < self._due_s[place]:
-            self._due_s[place] = replica.next_boundary_s
-            heappush(self._due, (replica.next_boundary_s, place))
+        next_s = self._quiet_until_s(replica)
+        if next_s < self._due_s[place]:
+            self._due_s[place] = next_s
+            heappush(self._due, (next_s, place))
 
     def _move(self, place: int, count: int) -> None:
         before = self._counts[place]
