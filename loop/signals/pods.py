@@ -82,6 +82,14 @@ def owns(workload: str, pod: str) -> bool:
     whole = f"{workload}-"
     if len(stem) < GENERATED_MAX:
         tail = stem.removeprefix(whole)
-        return stem.startswith(whole) and tail.endswith("-") and tail[:-1].isalnum()
+        is_one = stem.startswith(whole) and tail.endswith("-") and tail[:-1].isalnum()
+        return is_one and not _of_a_job(tail[:-1])
     tail = stem.removeprefix(whole[:GENERATED_MAX]).removesuffix("-")
     return stem.startswith(whole[:GENERATED_MAX]) and (not tail or tail.isalnum())
+
+
+def _of_a_job(tail: str) -> bool:
+    """Tell whether *tail* is an index or a time, as pods of Jobs and CronJobs have it: hashes are
+    written in the ten characters 456789bcdf.
+    """
+    return tail.isdecimal() and bool(set("0123") & set(tail))

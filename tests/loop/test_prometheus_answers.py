@@ -172,6 +172,9 @@ def test_a_longer_name_that_begins_alike_is_somebody_elses() -> None:
     """`chat` must not count the load of `chat-large`."""
     assert owns("chat-large", "chat-large-86647f94d8-tmrqr")
     assert not owns("chat", "chat-large-86647f94d8-tmrqr")
+    assert not owns("chat", "chat-28391134-tmrqr"), "of a CronJob: the minute it was made in"
+    assert not owns("chat", "chat-0-tmrqr"), "of a Job with indices"
+    assert owns("chat", "chat-8664794658-tmrqr")
 
 
 @pytest.mark.parametrize("url", ["", "prometheus:9090", "ftp://x", "http://"])
