@@ -659,11 +659,16 @@ def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
         )
     newest_s = max(track.times_s[-1] for track in of_pod)
     of_pod = [track for track in of_pod if not _ended(track, newest_s)]
+    unknown = frozenset[str]()
+    if all(track.by_turns and len(track.times_s) == 1 for track in of_pod):
+        # Which page was of whom nobody knows, nor how many there are: at least who told last.
+        of_pod, unknown = [max(of_pod, key=lambda track: track.times_s[-1])], _SHOWN
     return Gauges(
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
-        unknown=_SHOWN.difference(_SHOWN.intersection(*(track.tells for track in of_pod))),
+        unknown=unknown
+        | _SHOWN.difference(_SHOWN.intersection(*(track.tells for track in of_pod))),
         age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
         engines=len(of_pod),
     )

@@ -379,6 +379,6 @@ def _without_total(*names: str) -> tuple[str, ...]:
 
 
 NAMES = _default()
-# Pages tell it, of every process of a client library; the query to Prometheus does not ask for it,
-# for a namespace holds many processes that are no engines.
+# Pages tell it, of every process of a client library; Prometheus is asked for it only of pods of
+# which something is odd, for a namespace holds many processes that are no engines.
 START_TIME = "process_start_time_seconds"

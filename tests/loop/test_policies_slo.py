@@ -22,7 +22,7 @@ from loop.policies.slo.moves import LONG_S
 from loop.policies.slo.shares import KNOWN_S
 from loop.spec import Allocation, SloTarget, SystemData
 from loop.testing.fakes import server_data, server_view, system
-from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why
+from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why, one_pool
 from tests.parts import first
 
 BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
@@ -216,6 +216,9 @@ def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_rep
     full = server_view("full", load=None, wanted=8, ready=8)
     assert decide(asleep, full, capacity={"H100": 8}).targets["s1"].replicas == 0
     assert decide(replace(asleep, backlog=0)).targets["s1"].replicas == 0
+    # Of a server that nobody has put anywhere yet, none can begin: it is held, and not said to.
+    nowhere = replace(asleep, pools=one_pool(accelerator="", replicas=0, max_batch=64))
+    assert decide(nowhere).targets["s1"].held
 
 
 def test_an_unknown_load_grows_a_server_to_what_runs_and_waits() -> None:

@@ -514,6 +514,51 @@ def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
     assert (found.figures["s1"].load, found.figures["s2"].load is None) == (None, False)
 
 
+@pytest.mark.parametrize("births", ["one", "none", "refused"])
+def test_an_engine_that_makes_good_what_it_could_not_do_is_one_if_its_birth_says_so(
+    births: str,
+) -> None:
+    """It stood still for a minute and then did in a moment what had come: each of its scrapes was
+    taken for another engine, 2,675 requests ran where 225 did, and eleven replicas were asked for.
+    Without births nobody knows that, so neither the load nor what runs is known.
+    """
+    times, name = [545.0 + 5.0 * k for k in range(11)], pod("a")["metadata"]["name"]
+
+    def shown(t_s: float, each: float) -> str:
+        return str(each * (t_s - (60.0 if t_s < 570.0 else 0.0)))
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        query = parse_qs(request.content.decode())["query"][0]
+        if "process_start_time_seconds" not in query:
+            told = {"vllm:request_success_total": 1.0, "vllm:generation_tokens_total": 40_000.0}
+            result = [
+                series(metric, [(t_s, shown(t_s, each)) for t_s in times], pod_name=name)
+                for metric, each in told.items()
+            ]
+            running = [(t_s, "225") for t_s in times]
+            result.append(series("vllm:num_requests_running", running, pod_name=name))
+            return httpx.Response(200, json=matrix(*result))
+        if births == "refused":
+            return httpx.Response(422, json={"errorType": "execution", "error": "no"})
+        if births == "none":
+            return httpx.Response(200, json=matrix())
+        began = [(t_s, "1.7e9") for t_s in times]
+        one = series("process_start_time_seconds", began, pod_name=name)
+        return httpx.Response(200, json=matrix(one))
+
+    found = asked(handle)
+    figures = found.figures["s1"]
+    assert found.error == ""
+    if births == "one":
+        assert figures.load is not None
+        assert 60.0 < figures.load.rate_rpm < 150.0
+        assert [one.running for one in figures.pods.values()] == [225]
+        return
+    assert figures.load is None
+    assert "several processes answer by turns at one port" in figures.warnings[0]
+    assert all("running" in one.unknown for one in figures.pods.values())
+
+
 def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:
     """`"result": []` is what Prometheus says of servers that export nothing."""
     found = asked(answering(matrix()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loop.backends.kube.read import scraped
 from loop.backends.kube.views import engines_notes
-from loop.signals.demand import Figures, WindowSettings, figures
+from loop.signals.demand import GAUGES_SHOWN, Figures, WindowSettings, figures
 from loop.signals.processes import Labels, Series
 from loop.signals.series import tracks_of
 from tests.loop.kube_objects import Json, pod, server
@@ -1511,6 +1511,7 @@ def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: b
     found = told_of({"a": worker_pages(turns, births=births)}, pod("a"))
     assert found.load is None
     assert found.warnings[0].startswith("several processes answer by turns at one port, and it is")
+    assert {gauge.unknown for gauge in found.pods.values()} == {frozenset(GAUGES_SHOWN)}
 
 
 def test_an_engine_of_a_sped_twin_is_one() -> None:

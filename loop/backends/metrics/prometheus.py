@@ -35,7 +35,7 @@ from loop.clocks import wall_s
 from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
 from loop.signals.models import OwnEngines
-from loop.signals.names import Names
+from loop.signals.names import START_TIME, Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Series
 from loop.signals.series import CLOCKS_S, Track, tracks_of
@@ -98,6 +98,7 @@ class Prometheus:
             strange = self._foreign.leave_out(by_server, servers, now_s=now_s)
             by_server = {one.name: self._own.of(one, by_server[one.name]) for one in servers}
             tracks = self._tracks(servers, by_server, now_s=now_s)
+            self._learn_births(servers, by_server, tracks, at_s=at_s, now_s=now_s)
             told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
@@ -216,6 +217,41 @@ class Prometheus:
             cut = {pod: within(of, begin_s=begin_s) for pod, of in series.items()}
             tracks |= self._tracks([one], {one.name: cut}, now_s=now_s)
         return [f"prometheus: {line}" for line in told if line]
+
+    def _learn_births(
+        self,
+        servers: Sequence[ScrapedServer],
+        by_server: Mapping[str, Mapping[str, Sequence[Series]]],
+        tracks: dict[str, dict[str, list[Track]]],
+        *,
+        at_s: float,
+        now_s: float,
+    ) -> None:
+        """Put into *tracks* what is known of pods that several processes seem to answer for, once
+        it is asked when these began: an engine that makes good what it could not do for a while
+        looks like two. Where nobody tells, they stay what they are, which is told of them.
+        """
+        pods = [
+            (one, pod)
+            for one in servers
+            for pod, of in tracks[one.name].items()
+            if any(track.by_turns for track in of)
+        ][:PODS_AT_ONCE]
+        if not pods:
+            return
+        settings = self._settings
+        matchers = _matchers(START_TIME, sorted({one.namespace for one, _ in pods}), settings)
+        matchers = [*matchers, f'{_quoted(settings.pod_label)}=~"{_any_of([p for _, p in pods])}"']
+        query = f"{{{','.join(matchers)}}}[{round(1000 * self._reaches.longest_s)}ms]"
+        try:
+            answer = parsed(self._api.ask(query, at_s=at_s))
+            born = read_matrix(answer, settings=settings, epoch_s=at_s - now_s)
+        except PrometheusError:
+            return
+        for one, pod in pods:
+            if series := born.get((one.namespace, pod)):
+                told = {pod: [*by_server[one.name][pod], *series]}
+                tracks[one.name] |= self._tracks([one], {one.name: told}, now_s=now_s)[one.name]
 
     def _renamed(self, answer: Answer) -> list[str]:
         """Return a line if series name their pod by another label than the one that is read, once

@@ -109,10 +109,12 @@ def woken_targets(
 
 def _more(view: ServerView, *, grows: bool) -> tuple[int, str] | None:
     """Return how many replicas the requests in *view* need, and why, if its load is not known."""
+    if not view.accelerator:
+        return None
     if view.wanted == 0:
         text = f"{view.backlog} requests wait, and nothing is known of them: one replica begins"
         return (1, text) if view.backlog else None
-    if not (grows and view.max_batch > 0 and view.accelerator):
+    if not (grows and view.max_batch > 0):
         return None
     waiting = max(view.waiting, view.backlog)
     needed = -(-(view.running + waiting) // view.max_batch)
