@@ -60,11 +60,13 @@ START_UP_FACTOR = 1.5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What was measured of one server over some minutes from t_s on [Unix time, or seconds of the
-    run]. accelerator and max_batch: None if they were not told. start_up_s: of the pods of then.
+    run]. model, accelerator and max_batch: None if they were not told. start_up_s: of the pods of
+    then.
     """
 
     t_s: float
     stretch: Stretch
+    model: str | None = None
     accelerator: str | None = None
     max_batch: int | None = None
     start_up_s: float | None = None
@@ -155,8 +157,12 @@ def drift_of(seen: Mapping[str, Sequence[Seen]], system: SystemData, *, window_s
     for name, every in seen.items():
         server = system.servers.get(name)
         if server is None:
-            notes.append(f"{name}: not in the data")
-            continue
+            # A loop decides about whatever the cluster has: its data need not name the servers.
+            model = next((one.model for one in every if one.model), "")
+            if not model:
+                notes.append(f"{name}: not in the data, and nothing tells its model")
+                continue
+            server = ServerData(name=name, model=model)
         windows: dict[tuple[int, str], list[Seen]] = defaultdict(list)
         for one in every:
             accelerator = one.accelerator or server.current.accelerator
@@ -165,7 +171,8 @@ def drift_of(seen: Mapping[str, Sequence[Seen]], system: SystemData, *, window_s
         for (number, accelerator), own in sorted(windows.items()):
             perf = system.perf.get((server.model, accelerator))
             if perf is None:
-                notes.append(f"{name}: the data know no latency model of it on {accelerator!r}")
+                engine = f"{server.model} on {accelerator or 'an unknown accelerator'}"
+                notes.append(f"{name}: the data have no latency model of {engine}")
                 continue
             window = _window(server, perf, own, t_s=number * window_s)
             if window is not None:

@@ -8,7 +8,8 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from experiments.own_system.points import BLOCK_S, WAITING_MAX, steady_blocks
 from loop.signals.history import History, Stretch
 from loop.types import Load
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from experiments.own_system.cluster import Facts
+    from loop.spec import SystemData
 
 Line = Mapping[str, Any]
 FIGURE_MAX = 1e9  # more is no figure of a server
@@ -44,6 +49,31 @@ def seen_in_histories(
             found[name][-1] = Seen(
                 t_s=last.t_s, stretch=last.stretch, start_up_s=start_up_s.get(name)
             )
+    return found
+
+
+def with_engines(
+    seen: Mapping[str, Sequence[Seen]], servers: Sequence[Facts], system: SystemData
+) -> dict[str, list[Seen]]:
+    """Return what was *seen* with the engine that the cluster says each of its *servers* has: a
+    loop may have moved it since the data of *system* were written. What these do not know under
+    the names of the cluster stays as they have it.
+    """
+    engines = {server.name: server for server in servers}
+    found: dict[str, list[Seen]] = {}
+    for name, every in seen.items():
+        engine, known = engines[name], system.servers.get(name)
+        model = known.model if known else engine.model
+        there = (model, engine.accelerator) in system.perf
+        found[name] = [
+            replace(
+                one,
+                model=model,
+                accelerator=engine.accelerator if there or not known else None,
+                max_batch=None if known else engine.max_batch,
+            )
+            for one in every
+        ]
     return found
 
 
@@ -128,6 +158,7 @@ def _together(every: Sequence[Seen]) -> Seen:
     return Seen(
         t_s=every[0].t_s,
         stretch=merged([one.stretch for one in every]),
+        model=every[0].model,
         accelerator=every[0].accelerator,
         max_batch=every[0].max_batch,
         start_up_s=sum(took) / len(took) if took else None,
@@ -164,6 +195,7 @@ def _seen(row: Line, t_s: float, *, speed: float) -> Seen | None:
     if running and waiting > WAITING_MAX * running:
         return None
     accelerator = row.get("currentAccelerator", row.get("accelerator"))
+    model = row.get("model")
     took_s = _figure(row.get("startUpS"))
     max_batch = _figure(row.get("currentMaxBatch", row.get("maxBatch")))
     return Seen(
@@ -180,6 +212,7 @@ def _seen(row: Line, t_s: float, *, speed: float) -> Seen | None:
             waiting=waiting / replicas,
             prefix_share=_figure(row.get("prefixCacheHitShare")),
         ),
+        model=model if isinstance(model, str) and model else None,
         accelerator=accelerator if isinstance(accelerator, str) and accelerator else None,
         max_batch=int(max_batch) if max_batch else None,
         start_up_s=None if took_s is None else took_s * speed,

@@ -22,6 +22,7 @@ from inferno.worlds.kube_options import (
 if TYPE_CHECKING:
     from experiments.own_system.drift import Drift, EngineDrift, Seen, Window
     from loop.settings import Settings
+    from loop.spec import SystemData
 
 DAY_S, HOUR_S = 86_400.0, 3600.0
 WINDOWS = 6  # of measurements that are shorter than so many days
@@ -95,7 +96,7 @@ def _run(options: Namespace) -> int:
         seen = _recorded(options.records, speed=options.speed)
     elif settings.prometheus_url:
         with working("asking Prometheus", quiet=options.quiet):
-            seen = _asked(settings, options)
+            seen = _asked(settings, options, system)
     else:
         raise SpecError("drift: expected --records or --prometheus, found neither")
     times_s = [one.t_s for every in seen.values() for one in every]
@@ -139,9 +140,9 @@ def _recorded(paths: Sequence[Path], *, speed: float) -> dict[str, list[Seen]]:
     return seen
 
 
-def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
+def _asked(settings: Settings, options: Namespace, system: SystemData) -> dict[str, list[Seen]]:
     """Return what Prometheus has of the servers of the cluster."""
-    from experiments.own_system.cluster import started_in_s
+    from experiments.own_system.cluster import facts_of, started_in_s
     from experiments.own_system.importing import (
         Asked,
         Period,
@@ -151,7 +152,7 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         same_engines,
         seconds,
     )
-    from experiments.own_system.seen import seen_in_histories
+    from experiments.own_system.seen import seen_in_histories, with_engines
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, wall_s
 
@@ -183,7 +184,9 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         )
     print_notes([*(line for _, line in told), *measured.problems], quiet=options.quiet)
     took = {server.name: started_in_s(server, speed=asked.speed) for server in servers}
-    return seen_in_histories(measured.latencies, start_up_s=took)
+    # Labels name the engine of what a loop has moved; where none does, the data are right.
+    told_of = [facts_of(server, nodes=()) for server in servers]
+    return with_engines(seen_in_histories(measured.latencies, start_up_s=took), told_of, system)
 
 
 def _ignore(_share: float) -> None:

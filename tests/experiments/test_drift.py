@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from experiments.config import RunConfig
+from experiments.own_system.cluster import Facts
 from experiments.own_system.drift import EngineDrift, Seen, drift_of, merged, predict
 from experiments.own_system.points import Point
-from experiments.own_system.seen import is_steady, seen_in_histories, seen_in_records
+from experiments.own_system.seen import is_steady, seen_in_histories, seen_in_records, with_engines
 from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
@@ -206,6 +207,65 @@ def cycle(t_s: float, *, rpm: float = 60.0, waiting: int = 0, starting: int = 0)
     row = {"name": "code", **figures, "ready": 1, "running": 4, "waiting": waiting}
     servers = [{**row, "starting": starting}]
     return json.dumps({"t_s": t_s, "backend": "sim", "servers": servers})
+
+
+def test_a_server_that_the_data_do_not_name_is_compared_by_its_model(folder: Path) -> None:
+    """A loop decides about what the cluster has: of a system made by inferno init, or the sample
+    data over a cluster, no server was compared.
+    """
+    system = read_system(folder, warn=print)
+    ttft_ms, itl_ms = predicted(folder, 9.0)
+    figures = {"rpm": 9.0, "avgInTok": 700.0, "avgOutTok": 150.0, "itl": itl_ms, "ttft": ttft_ms}
+    row = {"name": "vllm-7", "model": "Qwen2.5-14B", "currentAccelerator": "L40S", "ready": 1}
+    lines = [
+        json.dumps({"t_s": 60.0 * k, "backend": "sim", "servers": [row | figures]})
+        for k in range(120)
+    ]
+    found = drift_of(seen_in_records(lines, source="cycles"), system, window_s=3600.0)
+    (engine,) = found.engines
+    assert (engine.model, engine.accelerator, found.notes) == ("Qwen2.5-14B", "L40S", ())
+    assert {window.server for window in engine.windows} == {"vllm-7"}
+    assert engine.itl_ratio == pytest.approx(1.0, abs=0.02)
+    unknown = [
+        json.dumps({**json.loads(text), "servers": [figures | {"name": "x", "ready": 1}]})
+        for text in lines
+    ]
+    told = drift_of(seen_in_records(unknown, source="cycles"), system, window_s=3600.0).notes
+    assert told == ("x: not in the data, and nothing tells its model",)
+
+
+def test_a_server_that_was_moved_is_compared_where_the_cluster_has_it(folder: Path) -> None:
+    """Its latencies were held against the model of the accelerator that it had in the data."""
+    system = read_system(folder, warn=print)
+    there = replace(system.perf[CHAT, "H100"], model="Qwen2.5-14B")
+    system = replace(system, perf={**system.perf, ("Qwen2.5-14B", "H100"): there})
+    seen = {"code": [Seen(t_s=0.0, stretch=stretch(9.0))]}
+    for accelerator, expected in (("H100", "H100"), ("NVIDIA-H100", None), ("L40S", "L40S")):
+        ((one,),) = with_engines(seen, [facts("code", accelerator)], system).values()
+        assert (one.model, one.accelerator, one.max_batch) == ("Qwen2.5-14B", expected, None)
+    ((other,),) = with_engines({"new": seen["code"]}, [facts("new", "H100")], system).values()
+    assert (other.model, other.accelerator, other.max_batch) == (CHAT, "H100", 48)
+
+
+def facts(name: str, accelerator: str) -> Facts:
+    """Return what a cluster tells of a server."""
+    return Facts(
+        name=name,
+        place=f"infer/{name}",
+        service_class="Premium",
+        model=CHAT,
+        accelerator=accelerator,
+        type=accelerator,
+        gpus=1,
+        replicas=1,
+        max_batch=48,
+        token_budget=8192,
+        start_up_s=None,
+        kv_tokens=None,
+        scheduling=None,
+        replicas_min=0,
+        replicas_max=None,
+    )
 
 
 def test_cycles_that_remember_a_queue_or_a_pod_that_came_are_left_out() -> None:
