@@ -107,6 +107,20 @@ def test_a_noisy_log_gives_the_latency_model_within_a_few_percent() -> None:
     assert found.all_rows.e2e_mape < 0.02
 
 
+@pytest.mark.parametrize("seed", [3, 6])
+def test_the_ranges_hold_the_truth_where_times_jitter_by_a_tenth(seed: int) -> None:
+    """A range ended at the last step that was tried, and the truth was a little beyond it."""
+    rows, _ = made(seed, latency_model=MODEL, limits=AMPLE, requests=100)
+    jitter = np.exp(np.random.default_rng(seed).normal(0.0, 0.1, (2, len(rows))))
+    first_s = rows.queued_s + rows.ttft_s * jitter[0]
+    decode_s = rows.last_token_s - rows.first_token_s
+    noisy = replace(rows, first_token_s=first_s, last_token_s=first_s + decode_s * jitter[1])
+    found = fit_rows(noisy, limits=AMPLE)
+    for name in ("alpha_ms", "beta_ms", "gamma_ms"):
+        lowest, highest = getattr(found.lowest, name), getattr(found.highest, name)
+        assert lowest <= getattr(MODEL, name) <= highest
+
+
 def test_a_fit_of_the_first_rows_sees_nothing_of_the_later_ones() -> None:
     """Otherwise the score on the later ones would be worth nothing."""
     rows, _ = made(5, latency_model=MODEL, limits=AMPLE)

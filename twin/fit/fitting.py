@@ -138,7 +138,7 @@ def fit_logs(
         first = Search(logs, family=families[0], start=begin, **given)
         end = _of_requests(first, families, seen, is_near=begin is not None)
     search, latency_model, overhead_ms = end.search, end.latency_model, end.overhead_ms
-    evaluations = end.evaluations + (search.probe() if end.is_near else 0)
+    evaluations = end.evaluations + search.probe()
     lowest, highest = search.nearly_as_good()
     replays = search.replays(logs, latency_model, overhead_ms)
     held_out = slice(stop, None)

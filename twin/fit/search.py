@@ -42,6 +42,7 @@ CUT_TOLERANCE = 0.02
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
 # By what a coefficient is multiplied to see whether that would do as well, from near to far.
 PROBES = ((0.85, 0.7, 0.5), (1.2, 1.4, 2.0))
+HALVINGS = 2  # between the last of these that does as well and the first that does not
 # A prior says more than Cauchy's loss leaves of it from so many standard deviations on.
 FAR, FAR_MAX = 3.0, 20.0
 # Each point of a table is a simulation of its own: of more of them, a search is to be shorter.
@@ -111,6 +112,8 @@ class Family:
         return f"{form}, {self.scheduling} scheduling{host}"
 
 
+Tried = tuple[Vector, float]  # shares, and their loss
+
 PLAIN = Family(p=1.0, launch_share=0.0, scheduling="sync")
 
 
@@ -155,7 +158,7 @@ class Search:
             [ceilings_ms(rows.part(slice(stop)), limits=limits) for rows, (_, stop, _) in bounds],
             axis=0,
         )
-        self._tried: list[tuple[Vector, float]] = []
+        self._tried: list[Tried] = []
         self.best_ms: Vector = self._ceilings
 
     @property
@@ -239,20 +242,39 @@ class Search:
             [shares_of_time(rows.part(self._part), limits=self._limits) for rows in self._logs]
         )
         before = self.evaluations
+        here = min(self._tried, key=lambda tried: tried[1])
         for place, factors in product(range(len(COEFFICIENTS)), PROBES):
             rest = [other for other in range(len(COEFFICIENTS)) if other != place]
             for others in (rest, *([other] for other in rest)):
+                good = here
                 for factor in factors:
                     changed = self.best_ms.copy()
                     changed[place] *= factor
                     missing = shares @ (self.best_ms - changed)
                     step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
                     changed[others] += step
-                    self._residuals(np.maximum(changed, 0.0) / self._ceilings)
+                    tried = self._try(np.maximum(changed, 0.0) / self._ceilings)
                     # What is further out fits no better.
-                    if self._tried[-1][1] > self._nearly():
+                    if tried[1] > self._nearly():
+                        self._find_end(good, tried)
                         break
+                    good = tried
         return self.evaluations - before
+
+    def _find_end(self, good: Tried, bad: Tried) -> None:
+        """Try between what fits nearly as well as the best and what does not, where the range of
+        one would end at the steps of the probes.
+        """
+        for _ in range(HALVINGS):
+            middle = self._try((good[0] + bad[0]) / 2.0)
+            if middle[1] > self._nearly():
+                bad = middle
+            else:
+                good = middle
+
+    def _try(self, shares: Vector) -> Tried:
+        self._residuals(shares)
+        return self._tried[-1]
 
     def _nearly(self) -> float:
         """Return up to which loss a model fits nearly as well as the best."""
