@@ -165,6 +165,23 @@ def test_a_search_begins_near_where_prompts_of_one_length_say(rates_rps: Sequenc
     assert MODEL.gamma_ms / 4.0 < found.gamma_ms < MODEL.gamma_ms * 2.0
 
 
+def test_a_table_of_prompts_alone_gives_coefficients_that_an_engine_can_have() -> None:
+    """No answer has a second token: gamma was thirty times what any engine needs."""
+    points = [
+        OperatingPoint(rate_rps=rate, input_tokens=tokens, output_tokens=1)
+        for rate in (0.5, 2.0, 5.0, 8.0)
+        for tokens in (200, 1000)
+    ]
+    found = fit_logs(
+        [_rows(points, list(map(at, points)))],
+        limits=ReplicaLimits(max_batch=64, token_budget=2048),
+        families=[PLAIN],
+    )
+    assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.1)
+    assert MODEL.gamma_ms / 5.0 < found.latency_model.gamma_ms < MODEL.gamma_ms * 5.0
+    assert "gamma" in fit_text(found).partition("identified")[0].splitlines()[-1]
+
+
 def test_prompts_that_come_again_are_not_computed_again() -> None:
     """Of 100 different prompts nearly each is in the cache, up to its last block."""
     point = OperatingPoint(rate_rps=2.0, input_tokens=800, output_tokens=20, distinct=3)

@@ -7,6 +7,7 @@ by a share of E2E, so that both together hold E2E.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +18,7 @@ import numpy as np
 
 from twin.fit.datasheet import SPREADS, SPREADS_BELOW
 from twin.fit.descent import best_shares, loss
-from twin.fit.exposure import Vector, ceilings_ms, shares_of_time
+from twin.fit.exposure import READ_TO_COMPUTED, Vector, ceilings_ms, shares_of_time
 from twin.fit.replay import Replayed, ReplicaLimits, replay
 from twin.fit.request_csv import RequestRows, Times
 from twin.spec import LatencyModel, Scheduling
@@ -43,6 +44,8 @@ NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
 # By what a coefficient is multiplied to see whether that would do as well, from near to far.
 PROBES = ((0.85, 0.7, 0.5), (1.2, 1.4, 2.0))
 HALVINGS = 2  # between the last of these that does as well and the first that does not
+# One standard deviation of the logarithm of gamma over beta, of shipped models and accelerators.
+READ_TO_COMPUTED_SPREAD = 1.0
 # A prior says more than Cauchy's loss leaves of it from so many standard deviations on.
 FAR, FAR_MAX = 3.0, 20.0
 # Each point of a table is a simulation of its own: of more of them, a search is to be shorter.
@@ -141,6 +144,7 @@ class Search:
         self._family = family
         self._prior = prior
         self._with_overhead = with_overhead
+        self._with_decodes = any((rows.part(part).output_tokens > 1).any() for rows in logs)
         self._start = start
         self._is_brief = is_brief
         bounds = [(rows, part.indices(len(rows))) for rows in logs]
@@ -323,6 +327,8 @@ class Search:
         ]
         if self._prior is not None:
             parts.append(_from_prior(latency_model, self._prior))
+        elif not self._with_decodes:
+            parts.append(_from_engines(latency_model))
         if self._overhead is not None:
             parts.append(_held(np.array([self._overhead.apart(overhead_s * 1e3)])))
         residuals = np.concatenate(parts)
@@ -369,6 +375,14 @@ def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
         for _, field, _ in COEFFICIENTS
     ]
     return _held(prior.apart(np.log(ratios)))
+
+
+def _from_engines(latency_model: LatencyModel) -> Vector:
+    """Return how far gamma over beta is from that of engines, whichever they are: of prompts alone
+    gamma may be anything, and was thirty times what any engine needs.
+    """
+    ratio = max(latency_model.gamma_ms, 1e-12) / max(latency_model.beta_ms, 1e-12)
+    return _held(np.array([math.log(ratio / READ_TO_COMPUTED) / READ_TO_COMPUTED_SPREAD]))
 
 
 def _held(apart: Vector) -> Vector:
