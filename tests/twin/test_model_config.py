@@ -255,6 +255,22 @@ FAMILIES: dict[str, tuple[Json, float, float | None, int]] = {
         },
         *(316.0, 38.0, 62464),
     ),
+    "Step-3.5-Flash, which lists the layers that guess, too": (
+        shape("step3p5", 45, 4096, 64, head_dim=128, num_attention_groups=8, vocab_size=128896)
+        | {"intermediate_size": 11264, "moe_num_experts": 288, "moe_top_k": 8}
+        | {"moe_intermediate_size": 1280, "share_expert_dim": 1280, "sliding_window": 512}
+        | {"moe_layers_enum": ",".join(map(str, range(3, 45))), "num_nextn_predict_layers": 3}
+        | {"layer_types": (["full_attention"] + ["sliding_attention"] * 3) * 12}
+        | {
+            "attention_other_setting": {
+                "attention_type": "sliding_attention",
+                "num_attention_heads": 96,
+                "num_attention_groups": 8,
+                "head_dim": 128,
+            }
+        },
+        *(196.8, 11.4, 66048),
+    ),
     "MiMo-V2-Flash, with other heads in windows": (
         shape("mimo_v2_flash", 48, 4096, 64, num_key_value_heads=4, vocab_size=152576)
         | mixture(256, 8, 2048, intermediate_size=16384, moe_layer_freq=[0] + [1] * 47)

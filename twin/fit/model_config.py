@@ -386,6 +386,10 @@ class _Config:
             kinds = [LETTERS.get(letter, letter) for letter in pattern]
         else:
             return [self._kind(place) for place in range(self.layers)]
+        # Some list those too that only guess further tokens (Step 3.5), and come last.
+        further = self.whole(("num_nextn_predict_layers",), at_least=0, default=0)
+        if len(kinds) == self.layers + further:
+            kinds = kinds[: self.layers]
         if len(kinds) != self.layers:
             raise SpecError(
                 f"{self._source}: layer types: expected {self.layers}, found {len(kinds)}"
@@ -489,6 +493,12 @@ class _Config:
         windows slide may have their own (MiMo).
         """
         value = self.whole(("v_head_dim",), default=self.head)
+        other = self.get("attention_other_setting")  # of Step 3.5, whose windows have more heads
+        if isinstance(other, Mapping) and other.get("attention_type") == kind:
+            told = Entry(other, source=f"{self._source}: attention_other_setting")
+            heads = told.whole("num_attention_heads", at_least=1, at_most=FIGURE_MAX)
+            groups = told.whole("num_attention_groups", at_least=1, at_most=heads)
+            return heads, groups, self.head, value
         if kind != "sliding_attention":
             return self.heads, self.kv_heads, self.head, value
         heads, size, value = (
