@@ -195,6 +195,11 @@ def test_our_own_rows_may_come_in_any_order_and_with_more_columns(tmp_path: Path
             "expected at least two requests at different instants, found 2 request",
         ),
         (
+            OWN + "1700000000,1,1\n1700000001500,1,1\n",
+            "expected times within 20 years of each other, found 1.7e+09 to 1.7e+12 s",
+        ),
+        (OWN + "1700000000,1,1\n0,1,1\n", "found 0 to 1.7e+09 s: are all there"),
+        (
             AZURE + "yesterday,1,1\n",
             "line 2: TIMESTAMP: expected a date and time, found 'yesterday'",
         ),

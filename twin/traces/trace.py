@@ -36,6 +36,9 @@ RATE_RPM_MAX = 20_000.0
 # requests say nothing.
 USUAL_RPM, FEW_REQUESTS = (1.0, 1_000.0), 20
 
+# Nobody records for longer: one time is missing (0), or in another unit than the rest.
+YEAR_S, YEARS_MAX = 365.25 * 86400.0, 20
+
 PART = 2**20  # rows looked at together, so that what is made of them takes little memory
 # Tokens that blocks may have, and for how many prompts their number must be the one told.
 BLOCK_SIZES = tuple(2**power for power in range(3, 13))
@@ -210,6 +213,11 @@ def make_trace(
         raise SpecError(
             f"{source}: expected at least two requests at different instants, found "
             f"{len(times_s)} request(s)"
+        )
+    if times_s[-1] - times_s[0] > YEARS_MAX * YEAR_S:
+        raise SpecError(
+            f"{source}: expected times within {YEARS_MAX} years of each other, found "
+            f"{times_s[0]:.6g} to {times_s[-1]:.6g} s: are all there, and in one unit?"
         )
     np.subtract(times_s, times_s[0], out=times_s)
     np.maximum(prompts, 1, out=prompts)
