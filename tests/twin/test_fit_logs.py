@@ -284,9 +284,24 @@ def test_a_result_without_its_requests_is_an_operating_point(
     assert told == [("ttft", 50.0, 0.1), ("ttft", 99.0, 0.4), ("itl", 99.0, 0.026)]
 
 
-def test_requests_that_all_came_at_once_are_no_steady_load(tmp_path: Path) -> None:
-    """A fit would take them for users who ask again and again."""
-    path = write(tmp_path, "bench.json", means(max_concurrency=None))
+@pytest.mark.parametrize("rate", ["inf", float("inf")])
+def test_requests_that_all_came_at_once_are_as_many_users_who_ask_once(
+    tmp_path: Path, rate: object
+) -> None:
+    """What both tools do unless something else is asked; it was refused."""
+    path = write(tmp_path, "bench.json", means(request_rate=rate, max_concurrency=None))
+    [rows] = read_logs(path)
+    assert (rows.points[0].users, rows.points[0].requests) == (198, 198)
+    with_lengths = without(vllm(), "start_times") | {"request_rate": rate}
+    [rows] = read_logs(write(tmp_path, "log.json", with_lengths))
+    assert rows.queued_s.tolist() == [0.0] * 3
+    assert sorted(rows.input_tokens.tolist()) == [50, 70, 100]
+
+
+@pytest.mark.parametrize("others", [{"completed": 9000}, {"request_rate": None}])
+def test_a_load_that_nobody_can_tell_is_refused(tmp_path: Path, others: dict[str, Any]) -> None:
+    """More requests at once than a point is simulated with, or no word of how they were sent."""
+    path = write(tmp_path, "bench.json", means(max_concurrency=None, **others))
     with pytest.raises(SpecError, match=r"^bench.json: expected a request_rate or a max_conc"):
         read_logs(path)
 

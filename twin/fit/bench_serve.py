@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twin.fit.json_figures import entries, finite, log_of, point_rows, shape
-from twin.fit.points import Latency, OperatingPoint, Percentile
+from twin.fit.points import REQUESTS_MAX, Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
 
@@ -33,6 +33,9 @@ def is_result(document: Json) -> bool:
 
 def read_result(document: Json, *, source: str) -> RequestRows:
     """Return the requests of a result, or its means where it does not tell when each was sent."""
+    lengths = document.get("input_lens")
+    if "start_times" not in document and isinstance(lengths, list) and _is_burst(document):
+        document = {**document, "start_times": [0.0] * len(lengths)}
     if "start_times" not in document and "mean_ttft_ms" in document and "completed" in document:
         return _means(document, source=source)
     return _requests(document, source=source)
@@ -101,10 +104,20 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
         return None, int(finite(limit, where=f"{source}: max_concurrency"))
     if 0.0 < rate < math.inf:
         return rate, None
+    completed = document.get("completed")
+    if _is_burst(document) and isinstance(completed, int) and completed <= REQUESTS_MAX:
+        # As many users, each of whom asks once.
+        return None, completed
     raise SpecError(
-        f"{source}: expected a request_rate or a max_concurrency, found all requests at once: "
-        "that is no steady load"
+        f"{source}: expected a request_rate or a max_concurrency, or at most {REQUESTS_MAX:,} "
+        "requests at once, found neither"
     )
+
+
+def _is_burst(document: Json) -> bool:
+    """Tell whether all requests were sent at once, as they are unless something else is asked."""
+    rate = document.get("request_rate")
+    return rate in ("inf", math.inf) and document.get("max_concurrency") is None
 
 
 # -- requests
