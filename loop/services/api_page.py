@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -51,10 +51,14 @@ POLICY = (
 
 
 def add_api_page(app: FastAPI) -> None:
-    """Serve the page and what it needs below /docs."""
+    """Serve the page and what it needs below /docs, and lead to it whoever opens the service."""
     digest = b64encode(sha256(START.encode()).digest()).decode()
     headers = {"content-security-policy": POLICY.format(digest=digest)}
     page = PAGE.format(title=escape(app.title), start=START)
+
+    @app.get("/", include_in_schema=False)
+    def lead_to_page() -> Response:
+        return RedirectResponse("docs")
 
     @app.get("/docs", include_in_schema=False)
     def show_page() -> Response:

@@ -117,6 +117,13 @@ def test_the_page_of_verbs_loads_nothing_from_elsewhere(service: httpx.Client) -
     assert service.get("/docs/..%2Fmain.py").status_code == 404
 
 
+def test_who_opens_a_service_in_a_browser_comes_to_its_verbs(service: httpx.Client) -> None:
+    """Its address alone was an error 404, of which a person learns nothing."""
+    page = service.get("/", follow_redirects=True)
+    assert (page.status_code, page.url.path) == (200, "/docs")
+    assert page.text == service.get("/docs").text
+
+
 def test_every_verb_is_described_with_models(service: httpx.Client) -> None:
     """A client can be generated from it, and the page shows what comes back. Warnings are errors
     here: FastAPI warns of two verbs of one name.
