@@ -19,7 +19,9 @@ import pytest
 from loop.backends.kube.client import ApiError, KubeClient, Timeouts, connect
 from loop.backends.metrics.pods import DirectPages
 from loop.clocks import MonotonicClock
+from loop.ports import Clock
 from loop.signals.pods import ScrapedPod
+from loop.testing.fakes import ManualClock
 from tests.live.certificates import tls_server
 from tests.live.served import allowed_s
 
@@ -85,7 +87,9 @@ def answering(answer: Answer, status: int | None = None) -> Iterator[ThreadingHT
 
 
 @contextmanager
-def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[KubeClient]:
+def serving(
+    answer: Answer, status: int | None, directory: Path, *, clock: Clock | None = None
+) -> Iterator[KubeClient]:
     """Give a client of a server that answers so."""
     with answering(answer, status) as server:
         config = directory / "config"
@@ -99,7 +103,7 @@ def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[Kub
         config.write_text(json.dumps(told))
         client = KubeClient(
             lambda: connect(str(config)),
-            clock=MonotonicClock(),
+            clock=clock or MonotonicClock(),
             timeouts=Timeouts(read_s=2.0, attempts=1),
         )
         with closing(client):
@@ -263,6 +267,27 @@ def test_the_clock_of_the_cluster_is_known_where_an_answer_does_not_tell_it(
             client.pods("infer")
             found.append(client.take_epoch_s())
     assert found == [pytest.approx(1e9, abs=allowed_s(6.0))] * 4
+
+
+def test_a_list_whose_parts_never_end_is_given_up(tmp_path: Path) -> None:
+    """Each part comes in time: a cycle would wait for a thousand of them, hours at the worst."""
+    clock, asked = ManualClock(), list[str]()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        clock.time_s += 20.0
+        asked.append(handler.path)
+        body = json.dumps(part("a", rest=f"t{len(asked)}")[1]).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with (
+        serving(answer, None, tmp_path, clock=clock) as client,
+        pytest.raises(ApiError, match="list pods: its parts take too long"),
+    ):
+        client.pods("infer")
+    assert len(asked) == 6
 
 
 def test_a_list_that_always_expires_is_a_failure(tmp_path: Path) -> None:

@@ -69,3 +69,4 @@ def test_a_text_that_is_nested_too_deeply_is_no_object() -> None:
     """One strange object is told of, and stops nobody."""
     with pytest.raises(ValueError, match="too deep"):
         parsed(b"[" * 100_000)
+    assert texts_of(b'{"items": ' + b"[" * 100_000) is None

@@ -30,7 +30,7 @@ from loop.backends.fetch import MOVED, retry_after_s
 from loop.backends.kube import labels
 from loop.backends.kube.kinds import KINDS, OTHER_KINDS
 from loop.backends.kube.objects import Object, continue_of, texts_of
-from loop.backends.kube.transport import WholeAnswers
+from loop.backends.kube.transport import ANSWER_BYTES_MAX, WholeAnswers
 from loop.errors import LoopError, SpecError
 from twin.datafile import unreadable
 from twin.magnitudes import whole
@@ -43,6 +43,8 @@ Json = dict[str, Any]
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 MISLABELLED = f"{labels.MANAGED},{labels.MANAGED} notin (true,false)"
 GONE, PAGES_MAX = 410, 1000
+# Each part of a list may take as long as an answer; a thousand of them would take hours.
+ANSWERS_OF_A_LIST = 4.0
 REPEATABLE = (429, 500, 502, 503, 504)
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 
@@ -458,12 +460,16 @@ class KubeClient:
 
     def _list_texts(self, plural: str, namespace: str, **query: Any) -> list[bytes]:
         """Return the pages of a list: it is asked for whole, but a proxy may give it in parts. If
-        it is too old to be gone on with (410), it is asked for once more from the begin.
+        it is too old to be gone on with (410), it is asked for once more from the begin. All parts
+        together are no longer than one answer may be, and take no more time than some may.
         """
+        end_s = self._clock.now_s() + ANSWERS_OF_A_LIST * self._timeouts.total_s
         for last in (False, True):
             texts = [self._list_text(plural, namespace, **query)]
             try:
                 while (token := continue_of(texts[-1])) and len(texts) < PAGES_MAX:
+                    if self._clock.now_s() > end_s or sum(map(len, texts)) > ANSWER_BYTES_MAX:
+                        raise ApiError(f"list {plural}: its parts take too long", status=0)
                     texts.append(self._list_text(plural, namespace, **query, _continue=token))
             except ApiError as error:
                 if last or error.status != GONE:

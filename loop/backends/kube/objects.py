@@ -24,14 +24,14 @@ _CONTINUE = re.compile(rb'"continue":\s*"([^"]+)"')
 
 
 def texts_of(answer: bytes) -> list[bytes] | None:
-    """Return the texts of the items of a list; None where it cannot be cut (it is none, or msgspec
-    is not installed): then it has to be parsed as a whole.
+    """Return the texts of the items of a list; None where it cannot be cut (it is none, is nested
+    too deeply, or msgspec is not installed): then it has to be parsed as a whole.
     """
     if msgspec is None:
         return None
     try:
         return [bytes(item) for item in _LIST.decode(answer).items]
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 
