@@ -259,6 +259,8 @@ class _Dispatch(Generic[Kind]):
 
     def _lost(self, worker: Worker) -> Iterator[Outcome[Row]]:
         """Let another worker run what *worker* had, unless too many were lost with that run."""
+        if self._client.status != "running":
+            raise ConnectionError  # with its scheduler all are lost, and no worker is to blame
         future, index = self._busy.pop(worker)
         future.cancel()
         self._losses[index] += 1
