@@ -104,9 +104,12 @@ def _cut(piece: Segment, t0_s: float, t1_s: float) -> Segment:
     return Segment(t0_s, t1_s, max(start, 0.0), max(end, 0.0))
 
 
+_CONSTANT = Curve(((0.0, 1.0),))
+
+
 def constant() -> Curve:
     """Return the curve that stays at 1."""
-    return Curve(((0.0, 1.0),))
+    return _CONSTANT
 
 
 def ramp(*, factor: float, start_s: float, up_s: float, hold_s: float, down_s: float) -> Curve:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from twin.frozen import made_quickly
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ WalkKind = Literal["plain", "reverting"]
 NEGLIGIBLE = 1e-9
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedLoad:
     """What an emulator sets for one server: the rate [requests/min] and the mean tokens of a
@@ -94,16 +96,17 @@ def step_plain(
     *current* first moves with its nominal. The rate stays in [min(6, nominal/10), max(240,
     2·nominal)] rpm, tokens in [min(100, nominal), max(10 000, nominal)].
     """
-    before, now = _figures(nominal_before), _figures(nominal_now)
-    moved = [_moved(c, b, n) for c, b, n in zip(_figures(current), before, now, strict=True)]
-    draws = rng.standard_normal(3).tolist()
-    rate, in_tokens, out_tokens = (
-        m + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)
-    )
+    # Written out: it is done for each server in each interval.
+    of_rate, of_input, of_output = rng.standard_normal(3).tolist()
+    rate_rpm, in_tokens, out_tokens = _figures(nominal_now)
+    rate_before, in_before, out_before = _figures(nominal_before)
+    rate = _moved(current.rate_rpm, rate_before, rate_rpm) + alpha * rate_rpm * of_rate
+    input_ = _moved(current.in_tokens, in_before, in_tokens) + alpha * in_tokens * of_input
+    output = _moved(current.out_tokens, out_before, out_tokens) + alpha * out_tokens * of_output
     return OfferedLoad(
-        rate_rpm=_clamp(rate, min(6.0, now[0] / 10.0), max(240.0, 2.0 * now[0])),
-        in_tokens=_clamp(in_tokens, min(100.0, now[1]), max(10_000.0, now[1])),
-        out_tokens=_clamp(out_tokens, min(100.0, now[2]), max(10_000.0, now[2])),
+        rate_rpm=_clamp(rate, min(6.0, rate_rpm / 10.0), max(240.0, 2.0 * rate_rpm)),
+        in_tokens=_clamp(input_, min(100.0, in_tokens), max(10_000.0, in_tokens)),
+        out_tokens=_clamp(output, min(100.0, out_tokens), max(10_000.0, out_tokens)),
     )
 
 
