@@ -63,6 +63,7 @@ def server_view(
     ]
     unknown = _unknown_gauges(server, reporting)
     caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
+    waiting = sum([gauges.waiting for gauges in reporting])
     low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
@@ -77,7 +78,7 @@ def server_view(
         latest=figures.latest if sight.load is figures.load else None,
         load_source="" if one.problem or sight.load is None else sight.source,
         load_age_s=figures.age_s,
-        sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),
+        sample_age_s=min([one.age_s for one in reporting if one.age_s is not None], default=None),
         start_up_s=start_up_s(server.pods),
         preemptions=figures.preemptions,
         waiting_pods=None
@@ -91,9 +92,9 @@ def server_view(
         percentiles_source=sight.measured_by if figures.percentiles_ms else "",
         percentiles_age_s=figures.percentiles_age_s,
         output_tps=figures.output_tps,
-        running=sum(gauges.running for gauges in reporting),
-        waiting=sum(gauges.waiting for gauges in reporting),
-        backlog=sum(gauges.waiting for gauges in reporting),
+        running=sum([gauges.running for gauges in reporting]),
+        waiting=waiting,
+        backlog=waiting,
         kv_usage=sum(caches) / len(caches) if caches else 0.0,
         unknown_gauges=unknown,
         replicas_min=low,
@@ -110,12 +111,14 @@ def server_view(
 
 def _unknown_gauges(server: Server, reporting: Sequence[Gauges]) -> tuple[str, ...]:
     """Return which gauges of *server* are not known, by those of its pods that report."""
-    silent = bool(server.pods) and not reporting
-    return tuple(
-        gauge
-        for gauge in GAUGES_SHOWN
-        if silent or any(gauge in gauges.unknown for gauges in reporting)
-    )
+    if server.pods and not reporting:
+        return GAUGES_SHOWN
+    return _in_order(frozenset[str]().union(*[gauges.unknown for gauges in reporting]))
+
+
+def _in_order(gauges: frozenset[str]) -> tuple[str, ...]:
+    # Nearly always none.
+    return tuple(gauge for gauge in GAUGES_SHOWN if gauge in gauges) if gauges else ()
 
 
 def _serves(pod: Pod, gauges: Gauges) -> bool:
@@ -157,7 +160,7 @@ def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
         ttft_ms=gauges.ttft_ms,
         itl_ms=gauges.itl_ms,
         sample_age_s=gauges.age_s,
-        unknown_gauges=tuple(gauge for gauge in GAUGES_SHOWN if gauge in gauges.unknown),
+        unknown_gauges=_in_order(gauges.unknown),
         restarts=pod.restarts,
     )
 
