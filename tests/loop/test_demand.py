@@ -20,7 +20,7 @@ from loop.policies.slo.demand import (
 from loop.policies.slo.forecast import Forecast
 from loop.policies.slo.worth import QUANTILE_MAX, QUANTILE_MIN, Worth
 from loop.testing.fakes import server_view
-from loop.types import Load, ServerView
+from loop.types import Latest, Load, ServerView
 
 LOAD = Load(rate_rpm=600.0, in_tokens=500.0, out_tokens=100.0)
 WORTH = Worth(replica_cents_per_h=200.0, met_cents=0.5)
@@ -75,6 +75,22 @@ def test_requests_in_flight_tell_of_a_jump_that_the_window_does_not_show_yet() -
     assert before.least.rate_rpm == pytest.approx(600.0, rel=0.05)
     assert after.least.rate_rpm == pytest.approx(1080.0)
     assert after.load.rate_rpm >= 1080.0
+
+
+def test_a_load_that_jumped_far_is_no_burst_while_it_stays() -> None:
+    """To its forecast seven times as much is a burst, which is over before pods are ready, until it
+    has seen it for minutes.
+    """
+    rng = np.random.default_rng(3)
+    calm = [(rate, rate) for rate in 100.0 * rng.uniform(0.6, 1.4, 40)]
+    up = [(rate, 700.0) for rate in (250.0, 550.0, 700.0, 700.0, 700.0)]
+    few = server_view(wanted=2)  # what serves the load now is asked for in any case
+    views = [
+        replace(few, load=replace(LOAD, rate_rpm=rate), latest=Latest(lately, 15.0))
+        for rate, lately in [*calm, *up]
+    ]
+    least = [one.least.rate_rpm for one in follow(*views)][-len(up) :]
+    assert all(each >= rate for each, (rate, _) in zip(least, up, strict=True))
 
 
 def test_a_jump_before_a_gap_says_nothing_after_it() -> None:

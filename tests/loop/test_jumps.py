@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loop.policies.slo.jumps import JUMP_MAX, Jumps
+from loop.policies.slo.jumps import JUMP_MAX, UP_MAX, Jumps
 from loop.testing.fakes import server_view
 from loop.types import Latest, Load, ServerView
 
@@ -70,6 +70,30 @@ def test_a_load_that_jumps_all_the_time_is_no_jump() -> None:
     rng = np.random.default_rng(7)
     restless = [poisson(rng, 600.0, times=float(rng.choice([0.3, 2.0]))) for _ in range(40)]
     assert after(*restless, seen(450.0, 300.0)).jump == 1.0
+
+
+def test_a_bursty_load_that_jumps_far_is_seen_to() -> None:
+    """What is usual is a share of what chance does at that rate, and at a higher one that is less:
+    gaps of cv 1.5 and rates of 0.7 to 1.4, and then seven times as much.
+    """
+    rng = np.random.default_rng(8)
+    restless = [
+        poisson(rng, 40.0 * float(rng.choice([0.7, 1.4])), times=float(rng.choice([0.3, 1.7])))
+        for _ in range(40)
+    ]
+    assert after(*restless, seen(30.0, 17.0)).jump == 1.0
+    assert after(*restless, seen(42.0, 70.0)).jump * 112.0 == pytest.approx(JUMP_MAX * 56.0)
+
+
+def test_a_load_stays_up_as_long_as_what_comes_is_as_much() -> None:
+    """A window later the last quarter is no more than the others; the forecast takes longer."""
+    steady = [seen(450.0, 150.0)] * 20
+    up = [seen(1350.0, 500.0), seen(1400.0, 380.0), seen(1350.0, 600.0)]
+    jumps = after(*steady, seen(450.0, 450.0), *up)
+    assert jumps.up == 4
+    assert jumps.jump * 1950.0 == pytest.approx(2400.0)
+    assert after(*steady, seen(450.0, 450.0), *up, seen(1700.0, 150.0)).up == 0, "it is over"
+    assert after(*steady, seen(450.0, 450.0), *[seen(1350.0, 450.0)] * UP_MAX).up == 0, "is known"
 
 
 def test_a_load_that_falls_or_that_nobody_tells_is_no_jump() -> None:

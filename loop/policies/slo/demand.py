@@ -221,7 +221,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     found = foreseen.found
     seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
     jump = max(memory.spread.jump, memory.jumps.jump)
-    jumped_rpm = jump * seen_rpm if jump > 1.0 else 0.0
+    jumped_rpm = jump * seen_rpm if jump > 1.0 or memory.jumps.up else 0.0
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.latest(_held_s(memory, horizon)))

@@ -22,18 +22,23 @@ COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and
 # A load of more than so many times the deviations of Poisson's process jumps all the time, and back
 # again: its forecast knows that.
 CALM = 2.0
+# A load that has jumped is taken for what came lately, for so many samples at most (by then its
+# forecast has seen it for long enough), as long as that is so much of the window's.
+UP_MAX, UP_LEAST = 6, 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Jumps:
     """Sums over the samples of a server, the later ones with more weight: squares of how far what
-    came lately was from what came before it in the window, as a share, and the weights. jump is how
-    many times the load of the window that of now is (1: as it is, or nobody knows).
+    came lately was from what came before it in the window, in deviations of Poisson's process, and
+    the weights. jump is how many times the load of the window that of now is (1: as it is, or
+    nobody knows); up how many samples ago it jumped, if it has stayed (0: it has not).
     """
 
     squares: float = 0.0
     weight: float = 0.0
     jump: float = 1.0
+    up: int = 0
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Jumps:
         """Return it with what came to *view*, which sees *load* over *window_s*."""
@@ -46,16 +51,22 @@ class Jumps:
         if expected <= 0.0:
             return self.without_sample()
         times, chance = came / expected, 1.0 / expected + 1.0 / before
-        jump = self._jump(times, chance, came=came)
+        squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2 / chance
+        jump, of_window, up = (
+            self._jump(times, chance, came=came),
+            latest.rate_rpm / load.rate_rpm,
+            0,
+        )
         if jump > 1.0:
             # Of what came before, as a rate, that is; of the window it is less.
-            jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
-        squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2
-        return Jumps(squares, KEPT * self.weight + 1.0, jump)
+            jump, up = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm)), 1
+        elif 0 < self.up < UP_MAX and of_window >= UP_LEAST:
+            jump, up = min(max(of_window, 1.0), JUMP_MAX), self.up + 1
+        return Jumps(squares, KEPT * self.weight + 1.0, jump, up)
 
     def without_sample(self) -> Jumps:
         """Return it where nothing is known of now."""
-        return self if self.jump == 1.0 else replace(self, jump=1.0)
+        return self if self.jump == 1.0 and not self.up else replace(self, jump=1.0, up=0)
 
     def _jump(self, times: float, chance: float, *, came: float) -> float:
         """Return how many *times* what came before *came* lately, if that is no chance; else 1.
@@ -64,7 +75,7 @@ class Jumps:
         if self.weight < SAMPLES_MIN or came < COUNT_MIN:
             return 1.0
         usual = self.squares / self.weight
-        if usual > CALM**2 * chance:
+        if usual > CALM**2:
             return 1.0
-        least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, chance)))
+        least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, 1.0) * chance))
         return min(times, JUMP_MAX) if times >= least else 1.0
