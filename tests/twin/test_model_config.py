@@ -343,6 +343,30 @@ def test_the_weights_of_a_file_are_as_large_as_the_files_that_are_published(
     assert (found.weak == plain.weak) == (is_fp8 or given is None)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, 1.0),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, 1.0),
+        (_group(8, "float", inputs=True) | {"kv_cache_scheme": None}, 2.0),
+        (
+            _group(8, "float", inputs=True) | {"kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+            1.0,
+        ),
+        ({"quant_method": "modelopt", "quantization": {"kv_cache_quant_algo": None}}, 2.0),
+        ({"quant_method": "modelopt", "quantization": {"kv_cache_quant_algo": "FP8"}}, 1.0),
+        ({"quant_method": "fp8"}, 2.0),
+        (None, 2.0),
+    ],
+)
+def test_a_cache_whose_scales_the_file_brings_is_kept_in_eight_bits(
+    given: object, kept: float
+) -> None:
+    """vLLM does so by itself: such a cache was thought to hold half as many tokens."""
+    found = model_facts(LLAMA | {"quantization_config": given}, source="config.json", name="m")
+    assert found.kv_value_bytes == kept
+
+
 def test_only_the_experts_of_gpt_oss_are_of_four_bits() -> None:
     """65.2 GB are published; a step reads the experts at 4.25 bits, the rest at 16."""
     found = model_facts(GPT_OSS, source="config.json", name="m")

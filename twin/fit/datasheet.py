@@ -153,7 +153,7 @@ def estimate(
     alpha_ms += (constants.layer_ms + _exchange_ms(tp, constants)) * model.layers
     computing_ms = constants.compute * 2.0 * model.active / (tp * flops) * 1e3
     linked_ms = constants.link * _exchanged(model, tp) / (accelerator.link_gbs * 1e9 / 2.0) * 1e3
-    kv_bytes = 2.0 * model.kv_values
+    kv_bytes = model.kv_values * (model.kv_value_bytes if dtype is None else 2.0)
     weak = _weak(model, accelerator, precision=precision, tp=tp)
     largest = max((seen for _, seen in weak), default=0.0)
     # A head is not split: with more GPUs than heads each GPU keeps a copy.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twin.datafile import Entry, read_json
-from twin.fit.quantisation import precision
+from twin.fit.quantisation import keeps_fp8, precision
 from twin.spec import SpecError
 
 # Each figure under the names that families give it, the usual one first.
@@ -162,10 +162,10 @@ class ModelFacts:
     inputs, which is only looked up), routed those of the experts that a token may or may not
     choose: it chooses *used* of *experts* in a layer; tables are those of words, one or two.
     weight_bytes is bytes a parameter as the file stores it, on the mean, expert_bytes those of one
-    that is routed. kv_values are the values of one token in the KV cache, over all layers;
-    compared those that the attention of one token multiplies with one before it. hidden are the
-    values of a token between two layers. Windows that slide
-    are taken at a context of CONTEXT tokens.
+    that is routed. kv_values are the values of one token in the KV cache, over all layers, each of
+    kv_value_bytes; compared those that the attention of one token multiplies with one before it.
+    hidden are the values of a token between two layers. Windows that slide are taken at a context
+    of CONTEXT tokens.
     """
 
     name: str
@@ -174,6 +174,7 @@ class ModelFacts:
     active: float
     kv_heads: int
     kv_values: int
+    kv_value_bytes: float
     compared: float
     hidden: int
     intermediate: int
@@ -232,6 +233,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
         active=parts.attention + parts.dense + parts.chosen + embedding,
         kv_heads=config.kv_heads,
         kv_values=round(parts.kv_values),
+        kv_value_bytes=1.0 if keeps_fp8(config.quantised()) else 2.0,
         compared=parts.compared,
         hidden=config.hidden,
         intermediate=config.intermediate,
@@ -328,6 +330,10 @@ class _Config:
     def get(self, name: str) -> Any:
         """Return a field as it is, None if it is absent."""
         return self._fields.get(name)
+
+    def quantised(self) -> Any:
+        """Return what the file says of how its weights are stored, None if nothing."""
+        return self.get("quantization_config") or self.get("quantization")
 
     def _listed(self, name: str) -> list[Any]:
         """Return the list *name*, an empty one if it is none."""
@@ -663,7 +669,7 @@ def _bytes(config: _Config, parts: _Parts, weak: list[str]) -> tuple[float, floa
     """
     kind = config.get("torch_dtype") or config.get("dtype")
     plain = 4.0 if kind == "float32" else 2.0
-    given = config.get("quantization_config") or config.get("quantization")
+    given = config.quantised()
     found = precision(given) if given else None
     if found is None or found.bits >= 16.0:
         return plain, plain, False

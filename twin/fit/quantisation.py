@@ -1,4 +1,6 @@
-"""In how many bits a model keeps its weights, by the quantization_config of its config.json."""
+"""In how many bits a model keeps its weights, and its KV cache, by the quantization_config of its
+config.json.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +38,20 @@ def precision(given: object) -> Precision:
     method = names[0] if names else str(given.get("format") or "unknown")
     bits, is_fp8 = _bits(given, " ".join(names).lower() or method.lower())
     return Precision(bits=bits, is_fp8=is_fp8, method=method, left=_left(given))
+
+
+def keeps_fp8(given: object) -> bool:
+    """Tell whether vLLM keeps the KV cache of such a model in fp8 unless it is told otherwise: its
+    file brings the scales.
+    """
+    if not isinstance(given, Mapping):
+        return False
+    inner = given.get("quantization")
+    of_all = {**given, **inner} if isinstance(inner, Mapping) else given
+    scheme = of_all.get("kv_cache_scheme")
+    if isinstance(scheme, Mapping):
+        return scheme.get("num_bits") == 8 and scheme.get("type") == "float"
+    return str(of_all.get("kv_cache_quant_algo")).lower() == "fp8"
 
 
 def _left(given: Mapping[str, object]) -> str:
