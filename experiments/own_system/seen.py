@@ -81,7 +81,8 @@ def seen_in_records(
     lines: Iterable[str], *, source: str, speed: float = 1.0
 ) -> dict[str, list[Seen]]:
     """Return the steady loads that the *lines* of a file of records tell of, ours or the Go loop's.
-    A cluster that ran at *speed* had so many seconds in one of its pods' dates.
+    A cluster that ran at *speed* had so many seconds in one of its dates: what is steady is asked
+    of its own time.
     Raise SpecError for a line that is none; a last one that has no end yet is left out.
     """
     rows: dict[tuple[str, int, str, int, int], list[Seen]] = defaultdict(list)
@@ -105,10 +106,11 @@ def seen_in_records(
         of_dates = 1.0 if line.get("backend") == "sim" else speed
         for row in servers:
             one = _seen(row, t_s, speed=of_dates) if isinstance(row, Mapping) else None
-            if isinstance(row, Mapping) and settled.after(str(row.get("name")), t_s, one) and one:
+            name = str(row.get("name")) if isinstance(row, Mapping) else ""
+            if name and settled.after(name, t_s, one, speed=of_dates) and one:
                 key = (
-                    str(row["name"]),
-                    int(t_s // BLOCK_S),
+                    name,
+                    int(t_s * of_dates // BLOCK_S),
                     one.accelerator or "",
                     one.max_batch or 0,
                     round(one.stretch.replicas),
@@ -138,7 +140,7 @@ class _Settled:
     def __init__(self) -> None:
         self._since_s: dict[str, float | None] = {}
 
-    def after(self, name: str, t_s: float, seen: Seen | None) -> bool:
+    def after(self, name: str, t_s: float, seen: Seen | None, *, speed: float) -> bool:
         """Take in what was *seen* of a server (None: it was not steady); tell whether it has been
         steady for as long as its figures look back.
         """
@@ -150,7 +152,7 @@ class _Settled:
         if since_s is None or since_s > t_s:
             since_s = t_s
         self._since_s[name] = since_s
-        return t_s - since_s >= SETTLED_S
+        return (t_s - since_s) * speed >= SETTLED_S
 
 
 def _together(every: Sequence[Seen]) -> Seen:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,20 @@ def test_cycles_that_remember_a_queue_or_a_pod_that_came_are_left_out() -> None:
     ((found,),) = seen_in_records(lines, source="cycles").values()
     kept = 1 + 3 + 1  # before the queue; from 150 s to 210 s; from 360 s on
     assert found.stretch.requests == pytest.approx(60.0 * kept)
+
+
+@pytest.mark.parametrize(("speed", "blocks"), [(1.0, 2), (10.0, 12)])
+def test_a_sped_cluster_is_looked_at_in_its_own_time(speed: float, blocks: int) -> None:
+    """Two hours of a twin at 10 are twelve minutes of records: one window, of which drift said
+    that it had to look at a longer past.
+    """
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    lines = []
+    for place in range(120):
+        at = (start + timedelta(seconds=6.0 * place)).isoformat()
+        lines.append(json.dumps({**json.loads(cycle(0.0)), "backend": "kube", "ts": at}))
+    (found,) = seen_in_records(lines, source="cycles", speed=speed).values()
+    assert len(found) == blocks
 
 
 def test_minutes_that_differ_are_no_steady_load() -> None:
