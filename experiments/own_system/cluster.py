@@ -128,7 +128,7 @@ def facts_of(
     unknown: list[str] = []
     model = (
         one.model
-        or _model(containers)
+        or model_of(containers)
         or (next(iter(models_told)) if len(models_told) == 1 else "")
     )
     if not model:
@@ -176,7 +176,8 @@ def started_in_s(server: Server, *, speed: float) -> float | None:
     return None if took_s is None else took_s * speed
 
 
-def _model(containers: Sequence[Json]) -> str:
+def model_of(containers: Sequence[Json]) -> str:
+    """Return the model that command lines of *containers* name, "" if none does."""
     for argument in MODEL_ARGUMENTS:
         if found := text_of(containers, argument):
             return found

@@ -14,7 +14,7 @@ from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.known import Known
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
 from experiments.own_system.points import measured_percentiles
-from experiments.own_system.templates import Alike, alike
+from experiments.own_system.templates import Alike, alike, engine, model_and_gpus
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
 from loop.backends.kube.patches import tenant_of
@@ -193,8 +193,19 @@ def _nodes(
 
 def same_engines(client: KubeClient, servers: Sequence[Server]) -> Alike:
     """Return which pod templates of *servers* are one engine, as far as ReplicaSets tell it."""
-    namespaces = sorted({one.deployment.namespace for one in servers})
-    return alike(one for namespace in namespaces for one in client.replica_sets(namespace))
+    return alike(_replica_sets(client, servers), of=engine)
+
+
+def same_models(client: KubeClient, servers: Sequence[Server]) -> Alike:
+    """Return which pod templates of *servers* are one model on the same GPUs, whatever the version
+    of the engine and its settings are.
+    """
+    return alike(_replica_sets(client, servers), of=model_and_gpus)
+
+
+def _replica_sets(client: KubeClient, servers: Sequence[Server]) -> Iterator[Json]:
+    for namespace in sorted({one.deployment.namespace for one in servers}):
+        yield from client.replica_sets(namespace)
 
 
 def asked_past(

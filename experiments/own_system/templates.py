@@ -1,5 +1,6 @@
 """Which pod templates of a Deployment ran the same engine, by its ReplicaSets: after a restart, or
-another batch size, the latencies of before are those of now. Pure.
+another batch size, the latencies of before are those of now. Or the same model on the same GPUs: by
+another version of the engine latencies drift. Pure.
 """
 
 from __future__ import annotations
@@ -7,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.own_system.cluster import model_of
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import batch_of, changed, with_changes
 from loop.backends.kube.gpus import gpu_limits, side_by_side
@@ -22,6 +24,7 @@ Json = Mapping[str, Any]
 # nothing that an engine sees, nor are sidecars that share no files with it.
 _OF_POD = ("nodeSelector", "affinity", "runtimeClassName", "resourceClaims", "volumes")
 _OF_ENGINE = ("name", "image", "command", "args", "env", "envFrom", "resources", "volumeMounts")
+_OF_ANY_VERSION = ("name", "resources", "volumeMounts")
 _OF_HELPER = tuple(key for key in _OF_ENGINE if key != "resources")
 # What is read from elsewhere, and which variables of it are no settings.
 _ELSEWHERE = ("configMap", "secret")
@@ -41,16 +44,16 @@ class Alike:
     batches: Mapping[tuple[str, str], int]
 
 
-def alike(replica_sets: Iterable[Json]) -> Alike:
-    """Return which of *replica_sets* made pods of the same engine."""
+def alike(replica_sets: Iterable[Json], *, of: Callable[[Json], str]) -> Alike:
+    """Return which of *replica_sets* made pods that are the same *of* what counts: `engine`, or
+    `model_and_gpus`.
+    """
     found: dict[tuple[str, str, str], list[Json]] = defaultdict(list)
     for one in replica_sets:
         meta = one["metadata"]
         controllers = [ref for ref in meta.get("ownerReferences") or () if ref.get("controller")]
         for owner in controllers[:1]:
-            found[str(meta.get("namespace") or ""), str(owner.get("name")), _engine(one)].append(
-                one
-            )
+            found[str(meta.get("namespace") or ""), str(owner.get("name")), of(one)].append(one)
     stems: dict[str, dict[str, str]] = defaultdict(dict)
     batches: dict[tuple[str, str], int] = {}
     for (namespace, _, _), sets in found.items():
@@ -73,11 +76,24 @@ def _begun(replica_set: Json) -> tuple[int, str]:
     return number, str(meta.get("creationTimestamp") or "")
 
 
-def _engine(replica_set: Json) -> str:
-    """Return what an engine of the template of *replica_set* is, but for its batch size."""
-    spec = _spec(replica_set)
+def model_and_gpus(replica_set: Json) -> str:
+    """Return which model pods of the template of *replica_set* serve, and what says on which GPUs;
+    all of the engine if no command line names the model.
+    """
     engines = _engines(replica_set)
-    helpers = _helpers(spec, engines)
+    model = model_of(engines)
+    if not model:
+        return engine(replica_set)
+    return _described(
+        replica_set,
+        engines=[{key: one[key] for key in _OF_ANY_VERSION if key in one} for one in engines],
+        model=model,
+    )
+
+
+def engine(replica_set: Json) -> str:
+    """Return what an engine of the template of *replica_set* is, but for its batch size."""
+    engines = _engines(replica_set)
     if told := batch_of(engines):
         try:
             patch = changed(engines, told[0], 1, container="")
@@ -87,12 +103,22 @@ def _engine(replica_set: Json) -> str:
             with_changes(one, patch) if patch and one.get("name") == patch.get("name") else one
             for one in engines
         ]
+    return _described(
+        replica_set,
+        engines=[{key: one[key] for key in _OF_ENGINE if key in one} for one in engines],
+    )
+
+
+def _described(replica_set: Json, *, engines: list[Json], model: str = "") -> str:
+    spec = _spec(replica_set)
+    helpers = _helpers(spec, _engines(replica_set))
     text = _text(
         {
             "metadata": _without_marks(replica_set, but=_OF_NOBODY)["metadata"],
             "pod": {key: spec[key] for key in _OF_POD if key in spec},
-            "engines": [{key: one[key] for key in _OF_ENGINE if key in one} for one in engines],
+            "engines": engines,
             "helpers": [{key: one[key] for key in _OF_HELPER if key in one} for one in helpers],
+            "model": model,
         }
     )
     # With a restart such an engine may have read other settings.

@@ -152,7 +152,7 @@ def _asked(settings: Settings, options: Namespace, system: SystemData) -> dict[s
         asked_past,
         asked_servers,
         date_s,
-        same_engines,
+        same_models,
         seconds,
     )
     from experiments.own_system.seen import seen_in_histories, with_engines
@@ -181,7 +181,7 @@ def _asked(settings: Settings, options: Namespace, system: SystemData) -> dict[s
             prometheus,
             servers,
             asked,
-            same=same_engines(client, servers),
+            same=same_models(client, servers),
             now_s=now_s,
             progress=_ignore,
         )

@@ -17,7 +17,7 @@ import pytest
 from experiments.own_system.cluster import facts_of, read_nodes
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Asked, Period, asked_past
-from experiments.own_system.templates import alike
+from experiments.own_system.templates import alike, engine, model_and_gpus
 from experiments.own_system.writing import write_import
 from loop.backends.metrics.api import PrometheusSettings
 from loop.backends.metrics.prometheus import Prometheus
@@ -114,7 +114,12 @@ def past_of(
     with closing(Prometheus(settings, wall_s=lambda: end_s, transport=transport)) as source:
         # Seconds of pods are those since EPOCH_S.
         measured, _ = asked_past(
-            source, [one], asked, same=alike(sets), now_s=EPOCH_S, progress=lambda _share: None
+            source,
+            [one],
+            asked,
+            same=alike(sets, of=engine),
+            now_s=EPOCH_S,
+            progress=lambda _share: None,
         )
     return measured
 
@@ -249,7 +254,33 @@ def test_what_is_fetched_for_an_engine_is_of_the_engine(
     fitted together.
     """
     sets = [replica_set(OLD, revision=1, **before), replica_set(NEW, revision=2, **after)]
-    assert alike(sets).stems["infer"] == {NEW: NEW, OLD: NEW if same else OLD}
+    assert alike(sets, of=engine).stems["infer"] == {NEW: NEW, OLD: NEW if same else OLD}
+
+
+def serving_pods(image: str, *arguments: str, gpus: str = "1", **spec: Any) -> Json:
+    """Return a template whose engine is *image* with *arguments*."""
+    limits = {"limits": {"nvidia.com/gpu": gpus}}
+    one = {"name": "vllm", "image": image, "args": list(arguments), "resources": limits}
+    return {"spec": {"containers": [one], **spec}}
+
+
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        (serving_pods("vllm:2", "serve", "m"), True),
+        (serving_pods("vllm:1", "serve", "m", "--quantization=fp8"), True),
+        (serving_pods("vllm:1", "serve", "other"), False),
+        (serving_pods("vllm:2", "serve", "m", gpus="2"), False),
+        (serving_pods("vllm:2", "serve", "m", nodeSelector={"gpu": "H100"}), False),
+        (serving_pods("vllm:2"), False),
+    ],
+)
+def test_another_version_of_the_engine_is_what_drift_is_to_find(after: Json, same: bool) -> None:
+    """A rollout at the moment at which latencies moved left nothing to compare them with."""
+    before = serving_pods("vllm:1", "serve", "m")
+    sets = [replica_set(OLD, revision=1, **before), replica_set(NEW, revision=2, **after)]
+    assert alike(sets, of=engine).stems["infer"][OLD] == OLD
+    assert alike(sets, of=model_and_gpus).stems["infer"][OLD] == (NEW if same else OLD)
 
 
 @pytest.mark.parametrize("batch", [64, 96])

@@ -18,7 +18,7 @@ import pytest
 
 from experiments.columns import select
 from experiments.config import RunConfig
-from experiments.own_system.templates import alike
+from experiments.own_system.templates import alike, engine
 from experiments.rates_file import read_rates
 from experiments.run import run
 from experiments.scores.verdicts import bounded_latencies_ms
@@ -236,7 +236,7 @@ def test_the_templates_of_a_restart_are_one_engine(system: OwnSystem) -> None:
     """As ReplicaSets of the cluster tell it; those of another image are two."""
 
     def told(client: KubeClient, stems: int, newest: int) -> bool:
-        of_all = alike(client.replica_sets(NAMESPACE)).stems[NAMESPACE]
+        of_all = alike(client.replica_sets(NAMESPACE), of=engine).stems[NAMESPACE]
         found = [of for stem, of in of_all.items() if stem.startswith("code-vllm-")]
         return (len(found), len(set(found))) == (stems, newest)
 
