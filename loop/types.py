@@ -243,6 +243,12 @@ class ServerView(OfPools):
         return self.replicas
 
     @property
+    def asleep(self) -> bool:
+        """Tell whether it has no replicas, and nobody tells whether requests come to it."""
+        pods = self.ready or self.starting or self.pending or self.draining
+        return self.load is None and not (self.wanted or pods)
+
+    @property
     def types(self) -> frozenset[str] | None:
         """Return the types of the GPUs that its pods can be put on (None: any)."""
         if self.gpus_reachable is None:
@@ -324,6 +330,7 @@ WhyKind = Literal[
     "infeasible",  # no accelerator can meet the targets, whatever the capacity
     "no-load",  # zero arrivals are known
     "held-unknown",  # the load is not known, so nothing changes
+    "asleep",  # the same of a server without replicas, where nobody could tell
     "in-flight",  # what runs in the pods needs the replicas
     "bound",  # a minimum or maximum of replicas decided
     "paused",  # people have said that nothing is to be asked for it

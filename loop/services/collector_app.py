@@ -82,7 +82,7 @@ class Collecting:
         before = self._metrics.concern
         # Who asks decides; a server whose load is not known is told of as one to be held.
         held = {
-            name: "held-unknown"
+            name: "asleep" if view.asleep else "held-unknown"
             for name, view in reading.snapshot.servers.items()
             if view.load is None
         }
