@@ -8,10 +8,11 @@ import json
 import zlib
 from abc import abstractmethod
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, overload
 from weakref import finalize
 
 from experiments.scores.changes import Desired, add_desired, note_desired
@@ -21,7 +22,9 @@ from loop.types import CycleRecord
 from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
-_TOGETHER = 16
+# So much text is packed at once [characters], or so many lines: of a loop that looks every second
+# most lines tell what the one before told, and of many servers a line is megabytes.
+_SIZE_MAX, _LINES_MAX = 1 << 19, 256
 
 
 class CycleLines(Sequence[Mapping[str, Any]]):
@@ -77,30 +80,67 @@ class CycleLines(Sequence[Mapping[str, Any]]):
 
 
 class PackedLines(CycleLines):
-    """In memory, so many together: what is told of a server is often what the line before told."""
+    """In memory, many together: what is told of a server is often what the line before told."""
 
     def __init__(self) -> None:
         super().__init__()
         self._packed: list[_Block] = []
-        self._open: list[Sequence[str]] = []
+        self._begins = [0]  # of the packed blocks, and of the open one
+        self._open = _OpenBlock()
         self._unpacked: tuple[int, list[bytes]] = (-1, [])
 
     def _keep(self, parts: Sequence[str]) -> None:
-        self._open.append(parts)
-        if len(self._open) == _TOGETHER:
-            self._packed.append(_Block.of(self._open))
-            self._open = []
+        self._open.add(parts)
+        if self._open.is_full():
+            self._packed.append(self._open.packed())
+            self._begins.append(len(self))
+            self._open = _OpenBlock()
 
     def _text(self, place: int) -> bytes:
-        block, inside = divmod(place, _TOGETHER)
+        block = bisect_right(self._begins, place) - 1
+        inside = place - self._begins[block]
         if block == len(self._packed):
-            return "".join(self._open[inside]).encode()
+            return self._open.line(inside)
         if self._unpacked[0] != block:
             self._unpacked = block, self._packed[block].lines()
         return self._unpacked[1][inside]
 
     def __len__(self) -> int:
-        return _TOGETHER * len(self._packed) + len(self._open)
+        return self._begins[-1] + len(self._open)
+
+
+class _OpenBlock:
+    """Lines that are to be packed together: the place of each part, and which a line has."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._lines: list[array[int]] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, parts: Sequence[str]) -> None:
+        """Append a line."""
+        places = self._places
+        known = len(places)
+        self._lines.append(array("I", [places.setdefault(part, len(places)) for part in parts]))
+        self._size += sum(map(len, islice(reversed(places), len(places) - known)))
+
+    def is_full(self) -> bool:
+        """Tell whether it is to be packed."""
+        return self._size >= _SIZE_MAX or len(self._lines) >= _LINES_MAX
+
+    def line(self, place: int) -> bytes:
+        """Return a line."""
+        parts = list(self._places)
+        return "".join([parts[one] for one in self._lines[place]]).encode()
+
+    def packed(self) -> _Block:
+        """Pack the lines."""
+        parts = [part.encode() for part in self._places]
+        ends = array("I", accumulate(map(len, parts)))
+        return _Block(zlib.compress(b"".join(parts), _QUICK), ends, tuple(self._lines))
 
 
 class _Block(NamedTuple):
@@ -109,17 +149,6 @@ class _Block(NamedTuple):
     packed: bytes
     ends: array[int]
     lines_of: tuple[array[int], ...]
-
-    @classmethod
-    def of(cls, lines: Sequence[Sequence[str]]) -> Self:
-        """Pack *lines*, which are in parts."""
-        places: dict[str, int] = {}
-        found = tuple(
-            array("I", [places.setdefault(part, len(places)) for part in line]) for line in lines
-        )
-        parts = [part.encode() for part in places]
-        ends = array("I", accumulate(map(len, parts)))
-        return cls(zlib.compress(b"".join(parts), _QUICK), ends, found)
 
     def lines(self) -> list[bytes]:
         """Return the lines."""

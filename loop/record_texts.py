@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loop.json_text import is_plain
-from loop.records import Line, head, model_row, server_row, tail, text_of
+from loop.records import Line, allocated, head, model_row, server_row, tail, text_of
 from loop.types import only_older
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class _Told(NamedTuple):
             and self.data is other.data
             and self.unserved is other.unserved
             and self.desired.pools == other.desired.pools
-            and _estimate(self.estimated) == _estimate(other.estimated)
             and only_older(self.view, other.view)
+            and _estimate(self.estimated) == _estimate(other.estimated)
         )
 
 
@@ -69,14 +69,15 @@ class _Written:
     def aged(self, view: ServerView) -> list[str]:
         """Return the parts of the row with the ages that *view* has."""
         self.parts = self.parts or _without_ages(self.row)
-        found: list[str] = []
-        for part, age_s in zip(self.parts, _ages(view), strict=False):
-            known = type(age_s) is float and math.isfinite(age_s)
-            found += part, repr(age_s) if known else _text_of_age(age_s)
-        return [*found, self.parts[-1]]
+        found = [""] * (2 * len(AGES) + 1)
+        found[::2] = self.parts
+        found[1::2] = map(_text_of_age, _ages(view))
+        return found
 
 
 def _text_of_age(age_s: float | None) -> str:
+    if type(age_s) is float and math.isfinite(age_s):
+        return repr(age_s)
     return "null" if age_s is None else text_of({"": age_s})[4:-1]
 
 
@@ -95,20 +96,22 @@ class RecordTexts:
 
     def __init__(self) -> None:
         self._known: dict[str, _Written] = {}
+        self._taken: dict[str, int] = {}
 
     def parts(self, record: CycleRecord, desired: Mapping[str, Change]) -> list[str]:
         """Return the text of *record*, as loop.records has it, in parts; *desired* is what is
         planned of its servers.
         """
         told = _told(record, desired)
-        self._write(told)
+        if self._write(told):
+            self._taken = allocated(record, desired)
         known = {name: self._known[name] for name in told}
         rows = (
             [one.row] if one.told is told[name] else one.aged(told[name].view)
             for name, one in known.items()
         )
         models = ([one.model] for one in known.values() if one.model)
-        before, behind = _texts([head(record), tail(record, desired)])
+        before, behind = _texts([head(record), tail(record, self._taken)])
         return [
             before[:-1] + ',"servers":[',
             *_joined(rows),
@@ -117,8 +120,10 @@ class RecordTexts:
             "]," + behind[1:],
         ]
 
-    def _write(self, told: Mapping[str, _Told]) -> None:
-        """Write anew what is *told* of the servers that are not as they were."""
+    def _write(self, told: Mapping[str, _Told]) -> bool:
+        """Write anew what is *told* of the servers that are not as they were; tell whether any is,
+        or one has gone.
+        """
         before = self._known
         new = {
             name: one
@@ -148,8 +153,10 @@ class RecordTexts:
         each = iter(models)
         for (name, one), row in zip(new.items(), rows, strict=True):
             before[name] = _Written(one, row, "" if one.data is None else next(each))
-        for name in before.keys() - told.keys():
+        gone = before.keys() - told.keys()
+        for name in gone:
             del before[name]
+        return bool(new or gone)
 
 
 def _told(record: CycleRecord, desired: Mapping[str, Change]) -> dict[str, _Told]:

@@ -36,7 +36,8 @@ def _line(record: CycleRecord) -> Line:
     """Return *record* as an object whose figures are as they were found."""
     desired = {} if record.seen is None else planned(record.seen, record.changes)
     servers, internals = _servers(record, desired), _internals(record, desired)
-    return head(record) | {"servers": servers, "internals": internals} | tail(record, desired)
+    rows = {"servers": servers, "internals": internals}
+    return head(record) | rows | tail(record, allocated(record, desired))
 
 
 def head(record: CycleRecord) -> Line:
@@ -59,10 +60,10 @@ def head(record: CycleRecord) -> Line:
     }
 
 
-def tail(record: CycleRecord, desired: Mapping[str, Change]) -> Line:
-    """Return what a line tells behind them."""
+def tail(record: CycleRecord, taken: Mapping[str, int]) -> Line:
+    """Return what a line tells behind them; *taken* are the GPUs that are allocated."""
     return {
-        "capacity": _capacity(record, desired),
+        "capacity": _capacity(record, taken),
         "totalCost": record.total_cost_cents_per_h,
         "timing": {
             "collectMs": record.timing.collect_ms,
@@ -384,13 +385,13 @@ def capacity_rows(record: CycleRecord) -> list[Line]:
     """Return per accelerator type the GPUs there are (available), that the decision takes
     (allocated), in use.
     """
-    return _capacity(record, {} if record.seen is None else planned(record.seen, record.changes))
+    desired = {} if record.seen is None else planned(record.seen, record.changes)
+    return _capacity(record, allocated(record, desired))
 
 
-def _capacity(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
+def _capacity(record: CycleRecord, taken: Mapping[str, int]) -> list[Line]:
     if record.data is None:
         return []
-    allocated = _allocated(record, desired)
     seen = record.seen.capacity if record.seen else None
     totals = (
         {kind: view.total for kind, view in seen.items()}
@@ -400,19 +401,20 @@ def _capacity(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
     return [
         {
             "type": kind,
-            "allocated": allocated.get(kind, 0),
+            "allocated": taken.get(kind, 0),
             "available": totals.get(kind, 0),
             "used": seen[kind].used if seen and kind in seen else None,
             "seen": seen is not None and kind in seen,
         }
-        for kind in [*totals, *(kind for kind in allocated if kind not in totals)]
+        for kind in [*totals, *(kind for kind in taken if kind not in totals)]
     ]
 
 
-def _allocated(record: CycleRecord, planned_of: Mapping[str, Change]) -> dict[str, int]:
-    allocated: dict[str, int] = {}
+def allocated(record: CycleRecord, planned_of: Mapping[str, Change]) -> dict[str, int]:
+    """Return the GPUs by type that the servers of *record* take as it is planned."""
+    taken: dict[str, int] = {}
     if record.seen is None or record.data is None:
-        return allocated
+        return taken
     for name, desired in planned_of.items():
         model = record.seen.servers[name].model
         held = gpus(
@@ -420,8 +422,8 @@ def _allocated(record: CycleRecord, planned_of: Mapping[str, Change]) -> dict[st
         )
         if held is not None:
             kind, count = held
-            allocated[kind] = allocated.get(kind, 0) + count
-    return allocated
+            taken[kind] = taken.get(kind, 0) + count
+    return taken
 
 
 def _plain(value: object) -> object:

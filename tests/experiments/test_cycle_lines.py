@@ -14,6 +14,9 @@ from loop.records import record_text
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 
 
+COUNT = 340
+
+
 def test_packed_lines_come_out_as_they_went_in() -> None:
     """Lines are packed many together, and read one by one, in any order, also while more come."""
     backend = FakeBackend([server_view(), server_view("s2")])
@@ -24,12 +27,15 @@ def test_packed_lines_come_out_as_they_went_in() -> None:
         clock=ManualClock(step_s=0.01),
     )
     lines, texts = PackedLines(), []
-    for step in range(40):
-        record = replace(loop.cycle(float(step)), warnings=(f"ä {step // 3}",))
+    for step in range(COUNT):
+        # Long ones and many fill a block.
+        long = 300_000 if step in (5, 6, 20) else 1
+        record = replace(loop.cycle(float(step)), warnings=(f"ä {step // 3}" * long,))
         lines.add(record)
         texts.append(record_text(record))
         assert lines[-1] == json.loads(texts[-1])
     assert list(lines.texts()) == texts
-    order = Random(1).sample(range(40), 40)
+    order = Random(1).sample(range(COUNT), 60)
     assert [lines[place] for place in order] == [json.loads(texts[place]) for place in order]
-    assert lines[15:18] == [json.loads(text) for text in texts[15:18]]
+    for some in (slice(4, 8), slice(-3, None), slice(0, COUNT, 97)):
+        assert lines[some] == [json.loads(text) for text in texts[some]]
