@@ -13,7 +13,6 @@ from loop.policies import make_policy
 from loop.records import record_text
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 
-
 COUNT = 340
 
 

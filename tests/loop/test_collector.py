@@ -75,6 +75,17 @@ def test_a_sum_over_some_pods_is_scaled_up_to_all_ready_ones() -> None:
     assert load.out_tokens == 200.0, "a mean is no sum"
 
 
+def test_the_same_reading_again_is_scaled_by_the_pods_that_are_ready_now() -> None:
+    """Nothing new was measured, but further pods have become ready; and nothing is kept of it."""
+    load = Load(rate_rpm=90.0, in_tokens=500.0, out_tokens=100.0)
+    first = read(server_view(load=load, wanted=4, ready=2, reporting=2))
+    again = read(server_view(load=load, wanted=4, ready=4, reporting=2), estimates=first.estimates)
+    found = again.snapshot.servers["s1"]
+    assert first.snapshot.servers["s1"].load is load
+    assert found.load == Load(rate_rpm=180.0, in_tokens=500.0, out_tokens=100.0)
+    assert found.load_source.endswith("scaled to all ready pods")
+
+
 def test_a_sum_over_no_pod_is_unknown_and_not_zero() -> None:
     """Ready pods that do not report are missing data, not idle ones."""
     silent = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
