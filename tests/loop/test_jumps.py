@@ -85,6 +85,14 @@ def test_a_bursty_load_that_jumps_far_is_seen_to() -> None:
     assert after(*restless, seen(42.0, 70.0)).jump * 112.0 == pytest.approx(JUMP_MAX * 56.0)
 
 
+def test_many_requests_vary_by_little_more_than_chance_and_still_jump() -> None:
+    """A tenth of 6,000 a minute is many deviations of Poisson's process."""
+    rng = np.random.default_rng(9)
+    uneven = [poisson(rng, 6000.0, times=float(rng.uniform(0.8, 1.2))) for _ in range(40)]
+    assert after(*uneven, seen(4500.0, 3000.0)).jump * 7500.0 == pytest.approx(12000.0)
+    assert after(*uneven, seen(4500.0, 1800.0)).jump == 1.0
+
+
 def test_a_load_stays_up_as_long_as_what_comes_is_as_much() -> None:
     """A window later the last quarter is no more than the others; the forecast takes longer."""
     steady = [seen(450.0, 150.0)] * 20

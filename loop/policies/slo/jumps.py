@@ -19,9 +19,9 @@ SAMPLES_MIN = 5.0
 # much at most.
 SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 3.0
 COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and then
-# A load of more than so many times the deviations of Poisson's process jumps all the time, and back
-# again: its forecast knows that.
-CALM = 2.0
+# A load of more than so many times the deviations of Poisson's process, and of more than such a
+# share, jumps all the time, and back again: its forecast knows that.
+CALM, CALM_SHARE = 2.0, 0.15
 # A load that has jumped is taken for what came lately, for so many samples at most (by then its
 # forecast has seen it for long enough), as long as that is so much of the window's.
 UP_MAX, UP_LEAST = 6, 0.7
@@ -52,16 +52,13 @@ class Jumps:
             return self.without_sample()
         times, chance = came / expected, 1.0 / expected + 1.0 / before
         squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2 / chance
-        jump, of_window, up = (
-            self._jump(times, chance, came=came),
-            latest.rate_rpm / load.rate_rpm,
-            0,
-        )
+        jump, up = self._jump(times, chance, came=came), 0
+        share = latest.rate_rpm / load.rate_rpm
         if jump > 1.0:
             # Of what came before, as a rate, that is; of the window it is less.
             jump, up = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm)), 1
-        elif 0 < self.up < UP_MAX and of_window >= UP_LEAST:
-            jump, up = min(max(of_window, 1.0), JUMP_MAX), self.up + 1
+        elif 0 < self.up < UP_MAX and share >= UP_LEAST:
+            jump, up = min(max(share, 1.0), JUMP_MAX), self.up + 1
         return Jumps(squares, KEPT * self.weight + 1.0, jump, up)
 
     def without_sample(self) -> Jumps:
@@ -75,7 +72,7 @@ class Jumps:
         if self.weight < SAMPLES_MIN or came < COUNT_MIN:
             return 1.0
         usual = self.squares / self.weight
-        if usual > CALM**2:
+        if usual > CALM**2 and usual * chance > CALM_SHARE**2:
             return 1.0
         least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, 1.0) * chance))
         return min(times, JUMP_MAX) if times >= least else 1.0
