@@ -12,6 +12,7 @@ import numpy as np
 
 from emulator.load import ServerLoad, batches
 from experiments.columns import Columns, Floats
+from experiments.requests import requests_of
 from experiments.sources import Sources
 from loop.optimizer.cache import SizingCache
 from loop.optimizer.rules import OptimizerSettings
@@ -66,20 +67,20 @@ def true_demand(sources: Sources, *, slot_s: float) -> tuple[Demand, ...]:
 def seen_demand(sources: Sources, requests: Columns, *, slot_s: float) -> tuple[Demand, ...]:
     """Return the demand of each server as its *requests* tell it."""
     slots = math.ceil(sources.config.duration_s / slot_s)
-    place = np.minimum((requests["arrival_s"] // slot_s).astype(np.int64), slots - 1)
-    seen = []
-    for server in range(len(sources.names)):
-        own = requests["server"] == server
-        columns: list[Floats] = [
-            np.bincount(place[own], weights=weights[own], minlength=slots).astype(np.float64)
-            for weights in (
-                np.ones(len(own)),
-                requests["prompt_tokens"],
-                requests["output_tokens"],
-            )
-        ]
-        seen.append((columns[0], columns[1], columns[2]))
-    return _demand(sources, seen, slot_s=slot_s)
+    sums = np.zeros((3, len(sources.names), slots))
+    # Some at a time: what is reckoned of all would be as large as the run.
+    for block in requests_of(requests).blocks(len(sources.names)):
+        servers = slice(block.first, block.last)
+        cells = (block.last - block.first) * slots
+        for part in block.parts():
+            slot = np.minimum((part["arrival_s"] // slot_s).astype(np.int64), slots - 1)
+            cell = (part["server"].astype(np.int64) - block.first) * slots + slot
+            for of, weights in zip(
+                sums, (None, part["prompt_tokens"], part["output_tokens"]), strict=True
+            ):
+                # Whole numbers: in whatever order they are added up, the sum is the same.
+                of[servers] += np.bincount(cell, weights, minlength=cells).reshape(-1, slots)
+    return _demand(sources, list(zip(*sums, strict=True)), slot_s=slot_s)
 
 
 def _demand(

@@ -4,7 +4,7 @@ it came, what was asked for, and what was there to be had. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from experiments.columns import Columns, Floats, Window, arrived_within, select
 from experiments.demand import Demand, seen_demand
 from experiments.requests import requests_of
-from experiments.scores.minutes import minute_table
+from experiments.scores.minutes import block_minutes
 from experiments.scores.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from experiments.sources import Sources
 from loop.spec import SloTarget
@@ -97,22 +97,20 @@ def explain_misses(
     given_up = _given_up(cycles)
     counts = np.zeros((len(targets), len(CAUSES)), dtype=np.int64)
     scored = np.zeros(len(targets), dtype=np.int64)
-    # A block of servers at a time: a copy of all requests would be as large as the run.
-    for block in requests_of(requests).blocks(len(targets)):
-        parts = list(block.parts())
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        whole["server"] = whole["server"] - block.first
-        own, verdicts = judged(whole, targets[block.first : block.last], window)
-        for server in range(block.first, block.last):
+    causes_of: dict[int, npt.NDArray[np.int64]] = {}
+    for own, verdicts in judged(requests, targets, window):
+        for server in np.unique(own["server"]).tolist():
             one, target = demand[server], targets[server]
-            mine = (own["server"] == server - block.first) & aimed[server]
-            scored[server] = np.count_nonzero(verdicts[mine] != LEFT_OUT)
+            mine = (own["server"] == server) & aimed[server]
+            scored[server] += np.count_nonzero(verdicts[mine] != LEFT_OUT)
             missed = select(own, mine & (verdicts == MISSED))
             if not missed["arrival_s"].size:
                 continue
-            slots = _causes_of_slots(
-                one, select(pods, pods["server"] == server), given_up.get(one.server, ([], []))
-            )
+            if server not in causes_of:
+                causes_of[server] = _causes_of_slots(
+                    one, select(pods, pods["server"] == server), given_up.get(one.server, ([], []))
+                )
+            slots = causes_of[server]
             place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
             causes = slots[place]
             fixed_ms, token_ms = shortest_ttft_ms[one.server]
@@ -120,19 +118,23 @@ def explain_misses(
             if limit_ms > 0.0:
                 alone_ms = fixed_ms + token_ms * missed["prompt_tokens"]
                 causes = np.where(alone_ms > limit_ms, CAUSES.index("infeasible"), causes)
-            counts[server] = np.bincount(causes, minlength=len(CAUSES))
+            counts[server] += np.bincount(causes, minlength=len(CAUSES))
     return Misses(names=tuple(one.server for one in demand), counts=counts, scored=scored)
 
 
 def judged(
     requests: Columns, targets: Sequence[SloTarget | None], window: Window
-) -> tuple[Columns, npt.NDArray[np.int8]]:
-    """Return the requests that arrived in *window*, and the verdict on each."""
-    minutes = minute_table(requests, targets, window)
-    own = select(requests, arrived_within(requests, window))
-    minute = np.searchsorted(minutes.start_s, own["arrival_s"], side="right") - 1
-    tps_missed = minutes.tps_missed[own["server"], minute]
-    return own, judge(own, targets, end_s=window.end_s, tps_missed=tps_missed)
+) -> Iterator[tuple[Columns, npt.NDArray[np.int8]]]:
+    """Yield the requests that arrived in *window*, and the verdict on each: some at a time, since
+    what is reckoned of all would be as large as the run.
+    """
+    for block in requests_of(requests).blocks(len(targets)):
+        minutes = block_minutes(block, targets, window, all_tokens=False)
+        for part in block.parts():
+            own = select(part, arrived_within(part, window))
+            minute = np.searchsorted(minutes.start_s, own["arrival_s"], side="right") - 1
+            tps_missed = minutes.tps_missed[own["server"] - block.first, minute]
+            yield own, judge(own, targets, end_s=window.end_s, tps_missed=tps_missed)
 
 
 def _causes_of_slots(demand: Demand, pods: Columns, given_up: _Flags) -> npt.NDArray[np.int64]:

@@ -222,13 +222,10 @@ def _attainment(records: RunRecords, *, width_s: float) -> list[float | None]:
     window = Window(start_s=0.0, end_s=records.end_s)
     edges_s = _edges_s(records.end_s, width_s)
     count, met = np.zeros((2, edges_s.size - 1), dtype=np.int64)
-    # A server at a time: verdicts on all requests would take as much memory as these.
-    for target, own in zip(
-        records.targets, by_server(records.requests, len(records.names)), strict=True
-    ):
-        if not target_columns([target]).any_set[0]:
-            continue
-        scored, verdicts = judged({**own, "server": np.zeros_like(own["server"])}, [target], window)
+    aimed = target_columns(records.targets).any_set
+    for own, verdict in judged(records.requests, records.targets, window):
+        here = aimed[own["server"]]
+        scored, verdicts = select(own, here), verdict[here]
         cell = np.searchsorted(edges_s, scored["arrival_s"], side="right") - 1
         count += np.bincount(cell[verdicts != LEFT_OUT], minlength=count.size)
         met += np.bincount(cell[verdicts == MET], minlength=met.size)

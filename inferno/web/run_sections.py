@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.columns import Columns, Floats, Window, arrived_within, by_server, select
+from experiments.columns import Columns, Floats, Window, arrived_within, by_server
 from experiments.explain import misses_of_directory
 from experiments.run_files import RUN, SUMMARY, read_run
 from experiments.scores.misses import Misses
@@ -127,8 +127,8 @@ def beside(runs: Sequence[ReadRun]) -> Section:
 def _ttft_ms(requests: Columns, window: Window, names: Sequence[str]) -> dict[str, Floats]:
     found = {}
     for name, own in zip(names, by_server(requests, len(names)), strict=True):
-        ttft_ms, _ = measured_latencies_ms(select(own, arrived_within(own, window)))
-        found[name] = np.sort(ttft_ms[np.isfinite(ttft_ms)])
+        ttft_ms, _ = measured_latencies_ms(own)
+        found[name] = np.sort(ttft_ms[np.isfinite(ttft_ms) & arrived_within(own, window)])
     return found
 
 
