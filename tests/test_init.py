@@ -60,6 +60,15 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: Capture) -> No
     assert (tmp_path / "model-data.json").read_text() == "mine"
 
 
+def test_models_with_a_comma_between_them_are_told_how_to_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPUs are listed so; and the line said that there is no such file."""
+    words = ["init", str(tmp_path / "x"), "--config", "llama-3.1-8b,mixtral-8x7b"]
+    assert main([*words, "--gpus", "H100=8"]) == 2
+    assert "expected models with spaces between them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

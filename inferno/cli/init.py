@@ -78,6 +78,10 @@ def _run(options: Namespace) -> int:
     directory: Path = options.directory
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise SpecError(f"{directory}: expected a new or an empty directory, found one in use")
+    for given in options.config:
+        if "," in given and not Path(given).exists():
+            expected = "config: expected models with spaces between them"
+            raise SpecError(f"{expected}, found {given[:60]!r}")
     files = data_files(
         [find_model(given) for given in options.config],
         gpus=_gpus(options.gpus),

@@ -483,6 +483,30 @@ def test_a_guessed_unit_of_milliseconds_is_told(
     assert [note in line for line in told] == ([True] if note else [])
 
 
+@pytest.mark.parametrize(
+    ("zones", "is_told"),
+    [
+        (("", "", ""), False),
+        (("Z", "+02:00", "+0200"), False),
+        (("Z", "", "+02:00"), True),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_dates_without_a_zone_among_others_are_told(
+    tmp_path: Path, rows: int, zones: tuple[str, ...], is_told: bool
+):
+    """A clock of New York beside one of UTC is hours off, and was so in silence."""
+    text = AZURE + "".join(
+        f"2026-09-21 {14 + 2 * zone.startswith('+')}:{place:02d}:00.{row:03d}{zone},5,6\n"
+        for place, zone in enumerate(zones)
+        for row in range(rows)
+    )
+    trace = read_trace(write(tmp_path, text))
+    np.testing.assert_allclose(trace.times_s[::rows], [0.0, 60.0, 120.0], atol=1e-6)
+    told = [line for line in trace.notes if "UTC" in line]
+    assert [f" {rows:,} of its {3 * rows:,} dates" in line for line in told] == [True] * is_told
+
+
 @pytest.mark.parametrize("rows", [3, 6000])
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_traces_have_the_separators_of_spreadsheets_and_may_be_packed_under_any_name(

@@ -54,10 +54,11 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter:
     numbers, sessions = Numbers(), array("q")
     seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float
     times_s, prompts, outputs = array("d"), array("i"), array("i")
-    models = []
+    models, zoneless = [], 0
     for line, values in rows:
         where = f"{source}: line {line}"
         times_s.append(_finite(where, header[time_at], values[time_at], seconds))
+        zoneless += seconds is _date_seconds and _date(values[time_at]).tzinfo is None
         prompts.append(_count(where, header[in_at], values[in_at]))
         outputs.append(_count(where, header[out_at], values[out_at]))
         if model_at is not None:
@@ -70,6 +71,7 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter:
         output_tokens=np.array(outputs, dtype=np.int32),
         models=None if model_at is None else np.array(models, dtype=object),
         sessions=None if session_at is None else np.array(sessions, dtype=np.int64),
+        zoneless=zoneless if zoneless < len(times_s) else 0,
     )
 
 
@@ -167,8 +169,12 @@ def _blocks(where: str, column: str, found: object) -> list[int]:
 
 def _date_seconds(text: str) -> float:
     """Read a date and time (UTC if no offset is given) to the microsecond."""
-    moment = datetime.fromisoformat(text.strip())
+    moment = _date(text)
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH).total_seconds()
+
+
+def _date(text: str) -> datetime:
+    return datetime.fromisoformat(text.strip())
 
 
 def _finite(where: str, column: str, text: str, convert: Callable[[str], float]) -> float:

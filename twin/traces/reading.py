@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,7 @@ def read_trace(
         except UNREADABLE as error:
             raise _unreadable(path, error) from None
     is_guess = isinstance(kind, str) and unit is None and _is_guess(rows, form)
-    told = _to_seconds(path.name, rows, form, unit)
+    told = [*_zones_note(path.name, rows), *_to_seconds(path.name, rows, form, unit)]
     if model is not None:
         rows = _of_model(path.name, rows, model)
     trace = make_trace(
@@ -264,6 +265,7 @@ def _fast_csv(path: Path, form: Format, first: str) -> Columns | None:
     header = next(csv.reader([first], delimiter=delimiter))
     texts = [name for name in header if name.strip() in {form.model, form.session} - {""}]
     numbers, parts = Numbers(), []
+    zoned = set[bool]()
     with pd.read_csv(
         path,
         sep=delimiter,
@@ -275,8 +277,9 @@ def _fast_csv(path: Path, form: Format, first: str) -> Columns | None:
     ) as chunks:
         for chunk in chunks:
             chunk.columns = [str(name).strip() for name in chunk.columns]
-            part = _checked(_times(chunk[form.time], form), chunk[form.prompt], chunk[form.output])
-            if part is None:
+            times = _times(chunk[form.time], form, zoned)
+            part = _checked(times, chunk[form.prompt], chunk[form.output])
+            if part is None or len(zoned) > 1:
                 return None
             models = chunk[form.model].fillna("").to_numpy(dtype=object) if form.model else None
             sessions = _numbered(numbers, chunk[form.session]) if form.session else None
@@ -291,12 +294,23 @@ def _numbered(numbers: Numbers, names: Any) -> Any:
     return np.append(numbers.of_all(known), -1)[codes]
 
 
-def _times(column: Any, form: Format) -> Any:
+def _times(column: Any, form: Format, zoned: set[bool]) -> Any:
+    """Return the times of a *column*, and add to *zoned* whether it tells a time zone. Raise
+    ValueError where it tells several, or some rows do.
+    """
     if form.unit != "date":
         return column.to_numpy(dtype=np.float64)
     import pandas as pd
 
-    moments = pd.to_datetime(column, format="ISO8601", utc=True)
+    # Of several zones pandas 2 only warns.
+    with warnings.catch_warnings(action="error", category=FutureWarning):
+        try:
+            moments = pd.to_datetime(column, format="ISO8601")
+        except FutureWarning as warning:
+            raise ValueError(*warning.args) from None
+    zoned.add(moments.dt.tz is not None)
+    if moments.dt.tz is None:
+        moments = moments.dt.tz_localize("UTC")
     # From the first one: a date in seconds has no digits left for microseconds.
     return (moments - pd.Timestamp("2020-01-01", tz="UTC")).dt.total_seconds().to_numpy()
 
@@ -373,6 +387,13 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
         sessions=sessions,
         parents=parents,
     )
+
+
+def _zones_note(source: str, rows: Columns) -> list[str]:
+    if not rows.zoneless:
+        return []
+    some = f"{rows.zoneless:,} of its {len(rows.times_s):,} dates"
+    return [f"trace {source}: {some} tell no time zone, and are taken for UTC"]
 
 
 def _is_guess(rows: Columns, form: Format) -> bool:

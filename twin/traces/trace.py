@@ -155,7 +155,7 @@ class Columns:
     """Rows as read: times [s] from any zero, tokens >= 0, models (none, or one a row), and the
     blocks of prompts (none, or so many a row as block_counts says). sessions number the
     conversation of each row (-1: none), parents the one that it goes on with, where each row has a
-    number of its own.
+    number of its own. zoneless is how many of its dates tell no time zone, where others do.
 
     A trace of weeks has a hundred million rows: a row takes 16 bytes here.
     """
@@ -168,6 +168,7 @@ class Columns:
     block_counts: NDArray[np.int32] | None = None
     sessions: NDArray[np.int64] | None = None
     parents: NDArray[np.int64] | None = None
+    zoneless: int = 0
 
     def chosen(self, order: NDArray[np.intp]) -> Columns:
         """Return the rows *order*."""
