@@ -22,9 +22,10 @@ COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and
 # A load of more than so many times the deviations of Poisson's process, and of more than such a
 # share, jumps all the time, and back again: its forecast knows that.
 CALM, CALM_SHARE = 2.0, 0.15
-# A load that has jumped is taken for what came lately, for so many samples at most (by then its
-# forecast has seen it for long enough), as long as that is so much of the window's.
-UP_MAX, UP_LEAST = 6, 0.7
+# A load that has jumped so far is taken for what came lately, for so many samples at most (by then
+# its forecast has seen it for long enough), as long as that is so much of the window's. What is
+# nearer is followed by its forecast, and not taken for a burst.
+UP_FROM, UP_MAX, UP_LEAST = 2.0, 6, 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,14 @@ class Jumps:
             return self.without_sample()
         times, chance = came / expected, 1.0 / expected + 1.0 / before
         squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2 / chance
-        jump, up = self._jump(times, chance, came=came), 0
-        share = latest.rate_rpm / load.rate_rpm
+        jump, share = self._jump(times, chance, came=came), latest.rate_rpm / load.rate_rpm
+        stays = 0 < self.up < UP_MAX and share >= UP_LEAST
+        up = 1 if jump >= UP_FROM else self.up + 1 if stays else 0
         if jump > 1.0:
             # Of what came before, as a rate, that is; of the window it is less.
-            jump, up = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm)), 1
-        elif 0 < self.up < UP_MAX and share >= UP_LEAST:
-            jump, up = min(max(share, 1.0), JUMP_MAX), self.up + 1
+            jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
+        elif stays:
+            jump = min(max(share, 1.0), JUMP_MAX)
         return Jumps(squares, KEPT * self.weight + 1.0, jump, up)
 
     def without_sample(self) -> Jumps:
