@@ -29,6 +29,7 @@ class Limits:
 
 NO_LIMITS = Limits()
 UNCHANGED = Why(kind="unchanged")
+ROUNDING = 1e-9  # of a mean over pods, from which their sum is reckoned
 LONGEST = (
     3.0  # the longest answers, in means: one in twenty of an exponential distribution is longer
 )
@@ -459,7 +460,7 @@ def _needed_in_flight(target: Target, view: ServerView) -> int:
         inside, caches = view.running, 0
     else:
         # The KV caches of several do not fit into one, whatever the batch is.
-        inside, caches = view.running + view.waiting, math.ceil(_caches(view))
+        inside, caches = view.running + view.waiting, math.ceil(_caches(view) - ROUNDING)
     held = -(-inside // batch) if batch > 0 else 0
     return min(view.wanted, max(held, caches, 1))
 
@@ -477,6 +478,8 @@ def _in_flight(view: ServerView) -> str:
 
 def _caches(view: ServerView) -> float:
     """Return how many full KV caches what runs in *view* fills."""
+    if not view.pods:  # a world, or a recording, that tells of them together
+        return view.ready * view.kv_usage
     return sum(pod.kv_usage for pod in view.pods if pod.phase in ("ready", "starting"))
 
 

@@ -27,7 +27,7 @@ from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
-from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger, Why
+from loop.types import Bounds, Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger, Why
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Pause:
 class ControllerSettings:
     """mode "advise" decides and explains, and never acts; "export" decides on replicas alone, for
     somebody else who scales by the metric. budget_usd_per_h is what all servers together may cost
-    (None: anything). epoch is the date at now_s = 0.
+    (None: anything). epoch is the date at now_s = 0. Of a twin *speed* seconds pass in one of the
+    loop; the policy knows, this is for the records.
     """
 
     mode: Mode = "act"
@@ -75,6 +76,16 @@ class ControllerSettings:
     budget_usd_per_h: float | None = None
     collector: CollectorSettings = field(default_factory=CollectorSettings)
     epoch: datetime = SIMULATED_EPOCH
+    speed: float = 1.0
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return what may change in a cycle, and what all may cost, as records tell it."""
+        return Bounds(
+            step_up=self.limits.step_up_max,
+            step_down=self.limits.step_down_max,
+            budget_usd_per_h=self.budget_usd_per_h,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +191,8 @@ class Controller:
             mode="advise" if mode == "advise" else own,
             backend=self._backend.name,
             policy=self._policy.name,
+            speed=self._settings.speed,
+            bounds=self._settings.bounds,
         )
 
     def _see(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:

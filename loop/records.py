@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from loop.actuator import planned
 from loop.json_text import is_plain, quick_text
 from loop.spec import cost_cents_per_h, gpus
-from loop.types import CapacityView, Latest, Load, Missing, ServerView, Snapshot, Why, one_pool
+from loop.types import (
+    CapacityView,
+    Latest,
+    Load,
+    Missing,
+    ServerView,
+    SharedGpus,
+    Snapshot,
+    Why,
+    one_pool,
+)
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
@@ -42,6 +52,7 @@ def _line(record: CycleRecord) -> Line:
 
 def head(record: CycleRecord) -> Line:
     """Return what a line tells before it comes to the servers."""
+    seen = record.seen
     return {
         "ts": record.ts,
         "t_s": record.now_s,
@@ -51,6 +62,12 @@ def head(record: CycleRecord) -> Line:
         "paused": record.paused or None,
         "backend": record.backend,
         "policy": record.policy,
+        "speed": record.speed,
+        "stepUp": record.bounds.step_up,
+        "stepDown": record.bounds.step_down,
+        "budgetUsdPerH": record.bounds.budget_usd_per_h,
+        "windowS": seen.window_s if seen else None,
+        "scrapeIntervalS": seen.scrape_interval_s if seen else None,
         "applied": record.applied,
         "error": record.error,
         "failedPhase": record.failed_phase,
@@ -62,8 +79,11 @@ def head(record: CycleRecord) -> Line:
 
 def tail(record: CycleRecord, taken: Mapping[str, int]) -> Line:
     """Return what a line tells behind them; *taken* are the GPUs that are allocated."""
+    seen = record.seen
     return {
         "capacity": _capacity(record, taken),
+        "capacityMax": (dict(seen.capacity_max) or None) if seen else None,
+        "sharedGpus": (list(map(_shared, seen.shared_gpus)) or None) if seen else None,
         "totalCost": record.total_cost_cents_per_h,
         "timing": {
             "collectMs": record.timing.collect_ms,
@@ -126,7 +146,23 @@ def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
         row["type"]: CapacityView(type=row["type"], total=row["available"], used=row["used"])
         for row in known
     }
-    return Snapshot(now_s=line["t_s"], servers=servers, capacity=capacity if known else None)
+    return Snapshot(
+        now_s=line["t_s"],
+        servers=servers,
+        capacity=capacity if known else None,
+        capacity_max=line.get("capacityMax") or {},
+        shared_gpus=tuple(
+            SharedGpus(type=one["type"], servers=frozenset(one["servers"]), count=one["count"])
+            for one in line.get("sharedGpus") or ()
+        ),
+        window_s=line.get("windowS"),
+        scrape_interval_s=line.get("scrapeIntervalS"),
+    )
+
+
+def _shared(gpus_of: SharedGpus) -> Line:
+    servers = sorted(gpus_of.servers)
+    return {"type": gpus_of.type, "servers": servers, "count": gpus_of.count}
 
 
 def _servers(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:

@@ -15,6 +15,7 @@ from twin.frozen import made_quickly
 from twin.spec import GaugeSample, Pool
 
 __all__ = [
+    "Bounds",
     "CapacityView",
     "Change",
     "CycleRecord",
@@ -417,6 +418,19 @@ class Timing:
     total_ms: float = 0.0
 
 
+class Bounds(NamedTuple):
+    """The most replicas that a server gains and loses in a cycle, and the most that all servers
+    together may cost (None: no bound).
+    """
+
+    step_up: int | None = None
+    step_down: int | None = None
+    budget_usd_per_h: float | None = None
+
+
+NO_BOUNDS = Bounds()
+
+
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleRecord:
@@ -431,6 +445,9 @@ class CycleRecord:
     failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the
     programmer, with its traceback. error is one line; a cycle that went through has one when it had
     to use the last good data. warning_kinds has the kind of each of warnings.
+
+    speed is how many seconds pass in the world in one of now_s (other than 1 for a twin only), and
+    bounds is what may change in a cycle at most, and what all may cost.
     """
 
     cycle: int
@@ -440,6 +457,8 @@ class CycleRecord:
     mode: Mode
     backend: str
     policy: str
+    speed: float = 1.0
+    bounds: Bounds = NO_BOUNDS
     seen: Snapshot | None = None
     estimated: Snapshot | None = None
     data: SystemData | None = None

@@ -173,7 +173,7 @@ def _run(options: Namespace) -> int:
             policy=world.policy,
             data=world.data,
             clock=MonotonicClock(),
-            settings=replace(bounds, epoch=world.epoch),
+            settings=replace(bounds, epoch=world.epoch, speed=world.twin_speed),
             pause=world.pause,
             epoch=world.wall,
         )

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 TEXT = """\
 Show what a policy would have decided in each cycle of a recording: cycles.jsonl
 of a run, what a controller wrote to --records, or what the Go loop wrote. It
-sees what was seen then; what it decides in one cycle does not change what is
-seen in the next.
+sees what was seen then, at the speed of the twin and within the bounds that
+the recording tells; what it decides in one cycle does not change what is seen
+in the next. Options of the policy are those given here.
 
   inferno replay out/sim/cycles.jsonl --policy static
   inferno replay records.jsonl --set headroom=0.2 --out replayed.jsonl
@@ -74,6 +75,7 @@ def _run(options: Namespace) -> int:
             f"{path.name}: cycles in which no server was seen are left out: "
             f"{len(lines) - len(cycles)}"
         )
+    notes += _not_told(cycles, source=path.name)
     print_notes(notes, quiet=options.quiet)
     if not options.quiet:
         _print(cycles, policy=options.policy)
@@ -121,6 +123,24 @@ def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
     )
     for why, count in _unknown(cycles).most_common():
         print(f"in {count} of {every} cases it knows too little and changes nothing: {why}")
+
+
+def _not_told(cycles: Sequence[Replayed], *, source: str) -> list[str]:
+    """Return what the policy may have known then, and cannot know here."""
+    lines = []
+    if not any("speed" in cycle.recorded for cycle in cycles):
+        lines.append(
+            f"{source}: it does not tell the window of its figures, the speed of a twin and the "
+            "bounds of the loop: 60 s, 1 and none are taken"
+        )
+    alike = all(cycle.recorded.get("policy") == cycle.decided["policy"] for cycle in cycles)
+    preempted = any(row.get("preemptions") for one in cycles for row in one.recorded["servers"])
+    if preempted or (alike and any(cycle.differences for cycle in cycles)):
+        lines.append(
+            f"{source}: it keeps no single pods and no options: what a policy knew of these (full "
+            "KV caches of some pods, a headroom) it does not know here"
+        )
+    return lines
 
 
 def _unknown(cycles: Sequence[Replayed]) -> Counter[str]:

@@ -5,15 +5,18 @@ policy can decide again on what was recorded.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from loop.controller import Controller
+from loop.actuator import Limits
+from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
+from loop.policies.sped import SpedPolicy
 from loop.records import snapshot_of
-from loop.types import Change, CycleRecord, Snapshot
+from loop.types import Change, CycleRecord, Mode, Snapshot
 from twin.datafile import shown
 
 if TYPE_CHECKING:
@@ -59,20 +62,40 @@ def replay(
     """Yield for each of *lines*, the cycles of cycles.jsonl in their order, the record of *policy*
     deciding on what was seen then. It remembers from cycle to cycle as it would live.
 
-    What was seen is not what *policy* would have brought about: each decision stands alone. Cycles
-    that saw nothing are left out. Raise SpecError at a line that is no record of a cycle.
+    What was seen is not what *policy* would have brought about: each decision stands alone, within
+    the bounds and at the speed that the lines tell of. Cycles that saw nothing are left out. Raise
+    SpecError at a line that is no record of a cycle.
     """
     seen = [(line, _seen(line, number)) for number, line in enumerate(lines, start=1)]
     backend = ReplayBackend(snapshot for _, snapshot in seen if snapshot is not None)
+    settings = _settings(seen[0][0] if seen else {}, {line.get("mode") for line, _ in seen})
+    if settings.speed != 1.0:
+        policy = SpedPolicy(policy=policy, speed=settings.speed)
     controller = Controller(
-        backend=backend, policy=policy, data=FixedData(data), clock=_StillClock()
+        backend=backend, policy=policy, data=FixedData(data), clock=_StillClock(), settings=settings
     )
     for line, snapshot in seen:
         if snapshot is None:
             continue
         backend.advance(snapshot.now_s)
-        record = controller.cycle(snapshot.now_s)
+        # One that was asked for advice, or did not lead, has left no trace in the policy.
+        aside = line.get("mode") == "advise" and not line.get("paused")
+        mode: Mode | None = "advise" if aside and settings.mode != "advise" else None
+        record = controller.cycle(snapshot.now_s, mode=mode)
         yield replace(record, cycle=line["cycle"], ts=line["ts"])
+
+
+def _settings(line: Mapping[str, Any], modes: Collection[object]) -> ControllerSettings:
+    """Return the settings of a controller whose first *line* tells them; lines of before do not.
+    *modes* are those of all lines: any cycle of a controller that acts may have been advice.
+    """
+    own: Mode = "export" if "export" in modes else "act" if modes != {"advise"} else "advise"
+    return ControllerSettings(
+        mode=own,
+        limits=Limits(step_up_max=line.get("stepUp"), step_down_max=line.get("stepDown")),
+        budget_usd_per_h=line.get("budgetUsdPerH"),
+        speed=line.get("speed") or 1.0,
+    )
 
 
 # What a row of a server has under these names; what else there is, is only repeated.
@@ -89,16 +112,50 @@ _FIGURES = (
 )
 _MAPS = ("percentiles", "gpusReachable", "missing", "hold")
 _FIGURE_MAX = 1e9
+# What a line tells of the world and of the loop as a whole: the least of each.
+_OF_ALL = {"windowS": 1e-9, "scrapeIntervalS": 0.0, "speed": 1e-9, "budgetUsdPerH": 0.0}
+_STEPS = ("stepUp", "stepDown")
+
+
+def _check_line(line: Mapping[str, Any], place: str) -> None:
+    """Raise SpecError if *line* has something else than a record under a name of its own."""
+    for name, least in (*_OF_ALL.items(), *((step, 1) for step in _STEPS)):
+        value = line.get(name)
+        if value is None:
+            continue
+        kinds = int if name in _STEPS else int | float
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not number or not least <= value <= _FIGURE_MAX:
+            what = "a whole number" if name in _STEPS else "a number"
+            raise _fail(line, place, name, f"{what} >= {least:g} and <= {_FIGURE_MAX:g}")
+    most, shared = line.get("capacityMax") or {}, line.get("sharedGpus") or []
+    if not (isinstance(most, Mapping) and all(map(_is_count, most.values()))):
+        raise _fail(line, place, "capacityMax", "GPUs by type")
+    if not (
+        isinstance(shared, list)
+        and all(
+            isinstance(one["type"], str)
+            and all(isinstance(name, str) for name in one["servers"])
+            and _is_count(one["count"])
+            for one in shared
+        )
+    ):
+        raise _fail(line, place, "sharedGpus", "objects with type, servers and count")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _FIGURE_MAX
+
+
+def _fail(told: Mapping[str, Any], place: str, name: str, expected: str) -> SpecError:
+    return SpecError(f"{place}: {name}: expected {expected}, found {shown(told[name])}")
 
 
 def _check(row: Mapping[str, Any], place: str) -> None:
     """Raise SpecError if *row*, a server of a cycle, has something else under a name than a record
     has.
     """
-
-    def fail(name: str, expected: str) -> SpecError:
-        return SpecError(f"{place}: {name}: expected {expected}, found {shown(row[name])}")
-
+    fail = partial(_fail, row, place)
     for name in (*_TEXTS, *_SOURCES):
         value = row[name] if name in _TEXTS else row.get(name) or ""
         if not isinstance(value, str):
@@ -128,6 +185,7 @@ class _StillClock:
 def _seen(line: Mapping[str, Any], number: int) -> Snapshot | None:
     """Return what was seen in the cycle of *line*, None if nothing was."""
     try:
+        _check_line(line, f"line {number}")
         if line["failedPhase"] in {"observe", "program"}:
             return None
         for row in line["servers"]:

@@ -11,8 +11,12 @@ import pytest
 import inferno
 from experiments.replay import read_recording, replayed
 from inferno.cli.main import main
+from loop.controller import Controller
+from loop.data import FixedData
 from loop.policies import make_policy
+from loop.records import record_text
 from loop.schema.reading import read_system
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from twin.spec import SpecError
 
 Capture = pytest.CaptureFixture[str]
@@ -99,6 +103,24 @@ def test_what_is_no_recording_is_said_in_one_line(
     assert "nowhere: expected a readable text file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("preemptions", [0, 3])
+def test_a_recording_says_what_it_does_not_keep_where_that_may_matter(
+    preemptions: int, tmp_path: Path, capsys: Capture
+) -> None:
+    """The batch of full KV caches is cut by single pods: 65 → 74 looked like a fault."""
+    loop = Controller(
+        backend=FakeBackend([server_view(preemptions=preemptions)]),
+        policy=make_policy("slo"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    path = tmp_path / "cycles.jsonl"
+    path.write_text(record_text(loop.cycle(60.0)) + "\n")
+    assert main(["replay", str(path), "--policy", "static", "--data", str(SMALL)]) == 0
+    told = "cycles.jsonl: it keeps no single pods and no options: what a policy knew of these"
+    assert (told in capsys.readouterr().err) == (preemptions > 0)
+
+
 def go_cycle(number: int, *, replicas: int, rpm: float) -> dict[str, object]:
     """Return a cycle as the Go loop writes it."""
     server = {
@@ -118,7 +140,7 @@ def go_cycle(number: int, *, replicas: int, rpm: float) -> dict[str, object]:
     }
 
 
-def test_a_recording_of_the_go_loop_is_replayed(tmp_path: Path) -> None:
+def test_a_recording_of_the_go_loop_is_replayed(tmp_path: Path, capsys: Capture) -> None:
     """What a server has is what the cycle before gave it; a policy decides on the same load."""
     path = tmp_path / "cycles.jsonl"
     cycles = [go_cycle(number, replicas=1 + number, rpm=60.0 * number) for number in (1, 2, 3)]
@@ -128,6 +150,9 @@ def test_a_recording_of_the_go_loop_is_replayed(tmp_path: Path) -> None:
     assert [line["servers"][0]["wanted"] for line in lines] == [2, 2, 3]
     found = list(replayed(lines, make_policy("slo"), read_system(SMALL)))
     assert len(found) == 3
+    assert main(["replay", str(path), "--data", str(SMALL)]) == 0
+    told = "does not tell the window of its figures, the speed of a twin and the bounds of the loop"
+    assert told in capsys.readouterr().err
     assert found[0].decided["servers"][0]["rpm"] == 60.0
     assert found[0].decided["servers"][0]["replicas"] == 1
     assert found[0].differences

@@ -294,9 +294,12 @@ def test_full_kv_caches_need_their_replicas_unless_the_load_explains_what_runs(
     view = server_view(
         wanted=3, max_batch=128, running=90, load=load, itl_ms=19.0, ttft_ms=269.0, pods=pods
     )
-    snapshot = Snapshot(now_s=60.0, servers={"s1": view})
-    decided = Decision(targets={"s1": target(replicas=1, max_batch=128)})
-    assert with_room_for_what_runs(decided, snapshot, system()).targets["s1"].replicas == stay
+    # A recording tells of its pods together.
+    together = replace(view, pods=(), ready=3, kv_usage=0.8)
+    for one in (view, together):
+        snapshot = Snapshot(now_s=60.0, servers={"s1": one})
+        decided = Decision(targets={"s1": target(replicas=1, max_batch=128)})
+        assert with_room_for_what_runs(decided, snapshot, system()).targets["s1"].replicas == stay
 
 
 def test_requests_that_wait_while_nothing_comes_are_in_the_pods() -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from loop.actuator import Limits
 from loop.backends.replay import ReplayBackend, replay
-from loop.controller import Controller
+from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
 from loop.policies import make_policy
-from loop.records import record_line, record_text
+from loop.policies.sped import SpedPolicy
+from loop.records import record_line, record_text, snapshot_of
 from loop.testing.fakes import FakeBackend, ManualClock, change, server_view, system
-from loop.types import Load, Snapshot
+from loop.types import Load, Mode, SharedGpus, Snapshot
 
 EARLY = Snapshot(now_s=60.0, servers={"s1": server_view(wanted=1)})
 LATE = Snapshot(now_s=120.0, servers={"s1": server_view(wanted=2)})
@@ -113,3 +115,85 @@ def test_a_figure_of_a_record_that_is_none_is_named(name: str, value: object, sa
     with pytest.raises(SpecError) as caught:
         list(replay(lines, make_policy("hpa"), system()))
     assert str(caught.value) == f"line 2: 's1': {said}"
+
+
+SPEED, SHORT_S = 8.0, 6.0
+
+
+class OfAWindow(FakeBackend):
+    """A world whose figures look back for six seconds, and some of whose GPUs cannot be had."""
+
+    def observe(self) -> Snapshot:
+        """Return what is seen, with what is told of the world as a whole."""
+        scarce = SharedGpus(type="H100", servers=frozenset({"s1"}), count=6)
+        return replace(
+            super().observe(),
+            window_s=SHORT_S,
+            scrape_interval_s=1.5,
+            capacity_max={"A100": 2},
+            shared_gpus=(scarce,),
+        )
+
+
+@pytest.mark.parametrize("mode", ["act", "export", "advise"])
+def test_a_recording_tells_of_the_loop_and_of_the_world_as_a_whole(mode: Mode) -> None:
+    """A policy over a twin at 10 decides by its time, its window and the bounds it is given: 14 of
+    32 cycles were decided otherwise again.
+    """
+    backend = OfAWindow([server_view()], capacity={"H100": 8, "A100": 8})
+    loop = Controller(
+        backend=backend,
+        policy=SpedPolicy(policy=make_policy("slo"), speed=SPEED),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        settings=ControllerSettings(
+            mode=mode, speed=SPEED, limits=Limits(step_up_max=2), budget_usd_per_h=60.0
+        ),
+    )
+    lines, seen = [], []
+    for number in range(1, 25):
+        backend.now_s = 5.0 * number
+        # Somebody asks for advice on another load: the policy is to forget that.
+        aside: Mode | None = "advise" if number % 5 == 0 else None
+        rate_rpm = 2000.0 if aside else 900.0 if 6 < number < 14 else 300.0
+        backend.set_load("s1", Load(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=256.0))
+        record = loop.cycle(backend.now_s, mode=aside)
+        seen.append(record.seen)
+        lines.append(json.loads(record_text(record)))
+    assert [snapshot_of(line) for line in lines] == [
+        one and replace(one, capacity=snapshot_of(line).capacity)
+        for one, line in zip(seen, lines, strict=True)
+    ]
+    again = [record_line(one) for one in replay(lines, make_policy("slo"), system())]
+    told = [(line["servers"], line["internals"], line["totalCost"]) for line in lines]
+    assert [(line["servers"], line["internals"], line["totalCost"]) for line in again] == told
+    assert len({line["servers"][0]["replicas"] for line in lines}) > 1
+    # What was decided again can be decided again.
+    twice = [record_line(one) for one in replay(again, make_policy("slo"), system())]
+    assert [line["servers"] for line in twice] == [line["servers"] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("windowS", "6", "windowS: expected a number >= 1e-09 and <= 1e+09, found '6'"),
+        ("speed", 0, "speed: expected a number >= 1e-09 and <= 1e+09, found 0"),
+        ("stepUp", 0.5, "stepUp: expected a whole number >= 1 and <= 1e+09, found 0.5"),
+        ("capacityMax", {"H100": -1}, 'capacityMax: expected GPUs by type, found {"H100": -1}'),
+        (
+            "sharedGpus",
+            [{"type": "H100", "servers": ["s1"], "count": "2"}],
+            "sharedGpus: expected objects with type, servers and count, found "
+            '[{"type": "H100", "servers": ["s1"], "count": "2"}]',
+        ),
+    ],
+)
+def test_a_figure_of_the_whole_line_that_is_none_is_named(
+    name: str, value: object, said: str
+) -> None:
+    """Else a policy fails on it somewhere, and nobody knows of which line."""
+    lines = recorded(FakeBackend([server_view()], capacity={"H100": 8, "A100": 8}))
+    lines[1][name] = value
+    with pytest.raises(SpecError) as caught:
+        list(replay(lines, make_policy("hpa"), system()))
+    assert str(caught.value) == f"line 2: {said}"
