@@ -49,6 +49,7 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
 )
 BUCKET = "_bucket"
 TOTAL = "_total"
+CREATED = "_created"  # a client library tells under this when each counter began
 OF_A_HISTOGRAM = ("_count", "_sum")  # ends of the names of its two counters
 
 # The first name that a process uses counts, so newer names stand first.
@@ -254,6 +255,26 @@ class Names:
             if name.endswith(end)
         )
         return _pattern([*_bare(self.ranks), *stems])
+
+    @cached_property
+    def created(self) -> frozenset[str]:
+        """Return the names under which pages tell when each counter of the table began."""
+        return frozenset(
+            next(
+                (name.removesuffix(end) for end in (TOTAL, *OF_A_HISTOGRAM) if name.endswith(end)),
+                name,
+            )
+            + CREATED
+            for counter in COUNTERS
+            for name in _bare(self.by_quantity.get(counter, ()))
+        )
+
+    @cached_property
+    def births_pattern(self) -> str:
+        """Return a regular expression (RE2 and Python) that matches a name whole that tells when a
+        process or a counter of an engine began.
+        """
+        return f"{START_TIME}|{_pattern(self.created)}"
 
     @cached_property
     def buckets(self) -> Mapping[str, tuple[str, int]]:

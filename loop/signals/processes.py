@@ -13,7 +13,7 @@ import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import isnan
 from typing import NamedTuple
 
@@ -49,6 +49,13 @@ _OF_ONE_BATCH = re.compile(
 )
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
+# A process began before each of its counters: a label set may have its birth from the first request
+# of its kind only. But none of a process comes before the earliest that its page shows, and none
+# goes: that one is the same from page to page, and later where a process has begun anew. It tells
+# processes apart, then, as the start of the process does, which counts where both are told; how
+# long a process had been there before, it does not tell.
+BIRTHS = frozenset({"start_time"})
+_BY_COUNTERS: Labels = (("born", "counters"),)
 # What a page calls its own, which a scraper that has a label of that name renames.
 _EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
 # Who passes on what others have scraped (a Prometheus that is federated, a collector) stands as the
@@ -195,7 +202,7 @@ class _Page(NamedTuple):
         return (
             self.labels.items() < labels.items()
             and APART.isdisjoint(labels.keys() - self.labels.keys())
-            and self.quantities.isdisjoint(process.by_quantity)
+            and self.quantities.isdisjoint(process.by_quantity.keys() - BIRTHS)
             and set(process.times_s) <= set(self.process.times_s)
         )
 
@@ -247,8 +254,17 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
         columns: dict[str, Mapping[Labels, Points]] = {
             quantity: {own: _held_at(points, times_s) for own, points in of.items()}
             for quantity, of in process.by_quantity.items()
-            if quantity in GAUGES
+            if quantity in GAUGES and quantity not in BIRTHS
         }
+        # Of a process with several engines each began when it did.
+        for one in agreeing:
+            held_s = pages[one].process.times_s
+            born = {
+                quantity: {own: _held_at(points, held_s) for own, points in of.items()}
+                for quantity, of in process.by_quantity.items()
+                if quantity in BIRTHS
+            }
+            pages[one] = pages[one].joined(batch, born)
         told = frozenset[str]().union(*(pages[of].quantities for of in agreeing))
         if set(process.times_s) <= set(times_s):
             # What the pages tell by a further label each is told of all of them together here.
@@ -258,7 +274,23 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
                 if quantity in COUNTERS and quantity not in told
             }
         pages[k] = pages[k].joined(batch, columns)
-    return [page.process for page in pages] or alone
+    return [_with_one_birth(process) for process in [page.process for page in pages] or alone]
+
+
+def _with_one_birth(process: Process) -> Process:
+    """Return *process* with the birth that counters tell only where nobody tells its own, and that
+    as one: the earliest of each page.
+    """
+    births = process.by_quantity.get("start_time", {})
+    by_counters = [points for labels, points in births.items() if labels[-1:] == _BY_COUNTERS]
+    if not by_counters:
+        return process
+    own = {labels: points for labels, points in births.items() if labels[-1:] != _BY_COUNTERS}
+    earliest: dict[float, float] = {}
+    for time_s, began in chain.from_iterable(by_counters):
+        earliest[time_s] = min(began, earliest.get(time_s, began))
+    births = own or {_BY_COUNTERS: sorted(earliest.items())}
+    return process._replace(by_quantity={**process.by_quantity, "start_time": births})
 
 
 def _with_batches_of_their_own(
@@ -279,6 +311,7 @@ def _with_batches_of_their_own(
         told = {
             quantity: sorted((own, [value for _, value in points]) for own, points in of.items())
             for quantity, of in process.by_quantity.items()
+            if quantity not in BIRTHS
         }
         if told not in known[batch]:
             known[batch].append(told)
@@ -318,7 +351,13 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
     queues: dict[str, dict[Labels, Points]] = defaultdict(dict)
     times: dict[str, dict[float, float]] = defaultdict(dict)
+    created: dict[float, float] = {}
     for one in series:
+        if one.metric in names.created:
+            for time_s, began in one.points:
+                if began > 0.0:
+                    created[time_s] = min(began, created.get(time_s, began))
+            continue
         # No quantity is negative. A value that is none was not told, but its page came.
         points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
         times[one.metric].update(one.points)
@@ -347,6 +386,9 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
         quantity: _without_parts(found) if quantity in GAUGES else found
         for quantity, (_, found) in ranked.items()
     }
+    if told_births := sorted(point for point in created.items() if point[0] in scrapes):
+        births = by_quantity.setdefault("start_time", {})
+        births[_BY_COUNTERS] = told_births
     if queues:
         further: dict[Labels, Points] = {
             ((QUEUED, metric), *own): points

@@ -152,6 +152,37 @@ def test_the_page_of_an_engine_that_a_sidecar_shows_too_counts_once(
     assert rate_rpm(found) == pytest.approx(rpm)
 
 
+class BornPages:
+    """A pod whose engine has begun anew between two looks, and shows more by the second one."""
+
+    def __init__(self, told_by: str) -> None:
+        self.told_by, self.now_s = told_by, 0.0
+
+    def page(self, pod: ScrapedPod, port: int) -> str:
+        """Return the page of *pod*."""
+        assert port in pod.ports
+        ended, began = (10.0, 1.7e9) if self.now_s < 10.0 else (self.now_s, 1.7e9 + 10.0)
+        return (
+            f"# TYPE {self.told_by} gauge\n{self.told_by} {began}\n"
+            f"vllm:request_success_total {ended}\n"
+        )
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+@pytest.mark.parametrize("told_by", ["process_start_time_seconds", "vllm:request_success_created"])
+def test_a_page_tells_when_its_process_or_its_counters_began(told_by: str) -> None:
+    """20 requests are more than 10 were, and are all of the new process: 45 rpm were read for 60
+    as though they had gone on.
+    """
+    pages = BornPages(told_by)
+    with closing(PodMetrics(pages)) as source:
+        for pages.now_s in (0.0, 20.0, 40.0):
+            found = measured(source, pod("a"), now_s=pages.now_s)
+    assert rate_rpm(found) == pytest.approx(60.0)
+
+
 def test_many_cycles_within_a_window_are_over_the_window() -> None:
     """Somebody who calls /invoke every second must not get the rate of a second."""
     pages = CountedPages()

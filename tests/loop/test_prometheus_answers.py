@@ -514,7 +514,7 @@ def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
     assert (found.figures["s1"].load, found.figures["s2"].load is None) == (None, False)
 
 
-@pytest.mark.parametrize("births", ["one", "none", "refused"])
+@pytest.mark.parametrize("births", ["one", "of its counters", "none", "refused"])
 def test_an_engine_that_makes_good_what_it_could_not_do_is_one_if_its_birth_says_so(
     births: str,
 ) -> None:
@@ -538,18 +538,22 @@ def test_an_engine_that_makes_good_what_it_could_not_do_is_one_if_its_birth_says
             running = [(t_s, "225") for t_s in times]
             result.append(series("vllm:num_requests_running", running, pod_name=name))
             return httpx.Response(200, json=matrix(*result))
+        assert re.findall(r'__name__=~"([^"]*)"', query) == [NAMES.births_pattern]
         if births == "refused":
             return httpx.Response(422, json={"errorType": "execution", "error": "no"})
         if births == "none":
             return httpx.Response(200, json=matrix())
         began = [(t_s, "1.7e9") for t_s in times]
-        one = series("process_start_time_seconds", began, pod_name=name)
+        by_counters = births == "of its counters"
+        told_by = "vllm:request_success_created" if by_counters else "process_start_time_seconds"
+        assert re.fullmatch(NAMES.births_pattern, told_by)
+        one = series(told_by, began, pod_name=name)
         return httpx.Response(200, json=matrix(one))
 
     found = asked(handle)
     figures = found.figures["s1"]
     assert found.error == ""
-    if births == "one":
+    if births in ("one", "of its counters"):
         assert figures.load is not None
         assert 60.0 < figures.load.rate_rpm < 150.0
         assert [one.running for one in figures.pods.values()] == [225]

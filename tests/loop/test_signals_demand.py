@@ -22,6 +22,7 @@ from tests.loop.kube_objects import Json, pod, server
 NOW_S = 600.0
 SCRAPE_S = 15.0
 SETTINGS = WindowSettings(window_s=60.0, stale_s=60.0)
+STARTED, CREATED = "process_start_time_seconds", "vllm:prompt_tokens_created"
 
 
 class Sample(NamedTuple):
@@ -1396,7 +1397,58 @@ def test_workers_that_began_a_moment_apart_are_two() -> None:
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0)
 
 
-def worker_pages(turns: str, *, births: bool = False) -> list[Series]:
+@pytest.mark.parametrize("crowd", [1, 4])
+def test_an_engine_that_has_begun_anew_is_known_by_when_its_counters_began(crowd: int) -> None:
+    """Its requests are more by now than those of the process before, and no container tells of a
+    restart: 105 rpm were read for 120. A label set that has its birth from the first request of its
+    kind does not tell of another process.
+    """
+    times_s = [NOW_S - 60.0 + 15.0 * i for i in range(5)]
+    before = [10.0, 40.0, 55.0, 85.0, 115.0]
+    samples = [sample(t_s, success=count) for t_s, count in zip(times_s, before, strict=True)]
+    began = [times_s[0] - 5.0, times_s[0] - 5.0, times_s[1] + 1.0, times_s[1] + 1.0, times_s[1] + 1]
+    stop, abort = (("finished_reason", "stop"),), (("finished_reason", "abort"),)
+    late = [(t_s, times_s[2] + 7.0) for t_s in times_s[3:]]
+    births = [
+        Series("vllm:request_success_created", stop, list(zip(times_s, began, strict=True))),
+        Series("vllm:request_success_created", abort, late),
+        Series("vllm:request_success_created", (("finished_reason", "error"),), [(NOW_S, 0.0)]),
+    ]
+    series = [*series_of(samples), *births]
+    letters = "abcd"[:crowd]
+    found = told_of(dict.fromkeys(letters, series), *map(pod, letters))
+    assert rate_rpm(found) == pytest.approx(120.0 * crowd)
+
+
+def test_when_a_process_began_is_of_each_of_its_engines_and_counts_before_its_counters() -> None:
+    """vLLM puts the number of the engine on all its own metrics and not on this one."""
+    times_s = [NOW_S - 60.0 + 15.0 * i for i in range(5)]
+    series = [Series("process_start_time_seconds", (), [(t_s, 1.7e9) for t_s in times_s])]
+    for engine in "01":
+        own = (("engine", engine), ("model_name", "m"))
+        counts = [(t_s, 100.0 + 2.0 * k) for k, t_s in enumerate(times_s)]
+        series.append(Series("vllm:time_to_first_token_seconds_count", own, counts))
+        # Of these labels alone, whose counters are made anew (the clock is set, say).
+        born = [(t_s, 1.7e9 + t_s) for t_s in times_s]
+        series.append(Series("vllm:time_to_first_token_seconds_created", own, born))
+    first, second = tracks_of(series)
+    assert (first.started_s, second.started_s) == (1.7e9, 1.7e9)
+    assert (first.restarts, second.restarts) == (0, 0)
+
+
+def test_ranks_of_one_batch_are_one_whenever_each_began() -> None:
+    """They compute the same, and their programs begin some milliseconds apart."""
+    series = []
+    for rank, began in (("0", 1.7e9), ("1", 1.7e9 + 0.02)):
+        labels = (("tp_rank", rank),)
+        points = [(NOW_S - 60.0 + 15.0 * i, 100.0 + 15.0 * i) for i in range(5)]
+        series.append(Series("vllm:request_success_total", labels, points))
+        born = [(t_s, began) for t_s, _ in points]
+        series.append(Series("vllm:request_success_created", labels, born))
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0)
+
+
+def worker_pages(turns: str, *, births: str = "") -> list[Series]:
     """Return what scrapes of one port show, at which one worker of each letter answers."""
     bases = {"A": 1000.0, "B": 40.0, "C": 7000.0, "D": 52000.0, "E": 3.0, "F": 300.0}
     each = {**EACH, "itl_count": 199.0, "itl_sum": 1.99}
@@ -1406,7 +1458,7 @@ def worker_pages(turns: str, *, births: bool = False) -> list[Series]:
         for t_s, worker in zip(times, turns, strict=True)
     ]
     began = [(t_s, 1.7e9 + bases[one]) for t_s, one in zip(times, turns, strict=True)]
-    born = [Series("process_start_time_seconds", (), began)] if births else []
+    born = [Series(births, (), began)] if births else []
     return [*series_of(samples), *born]
 
 
@@ -1476,8 +1528,8 @@ def test_a_counter_that_falls_alone_and_stays_there_begins_anew() -> None:
 
 def test_a_page_out_of_order_is_left_out_where_all_say_the_same_birth() -> None:
     """It is not of another process, whose birth would be another one."""
-    pages = dipped(worker_pages("AAAAA", births=True), "", lambda n: 0.97 * n)
-    began = pages[-1]._replace(points=worker_pages("AAAAA", births=True)[-1].points)
+    pages = dipped(worker_pages("AAAAA", births=STARTED), "", lambda n: 0.97 * n)
+    began = pages[-1]._replace(points=worker_pages("AAAAA", births=STARTED)[-1].points)
     found = told_of({"a": [*pages[:-1], began]}, pod("a"))
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
 
@@ -1504,9 +1556,9 @@ def test_a_page_that_is_passed_on_twice_is_one(crowd: int) -> None:
     assert told(running=0.0) == pytest.approx((60.0 * 30.0 / 45.0 - 4.0 * 60.0 / 45.0) * crowd)
 
 
-@pytest.mark.parametrize("births", [False, True])
+@pytest.mark.parametrize("births", ["", STARTED, CREATED])
 @pytest.mark.parametrize("turns", ["ABCD", "DCBA", "BACD", "DACE", "ABCDEF", "FEDCBA", "AD"])
-def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: bool) -> None:
+def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: str) -> None:
     """What one shows after another is no growth: 62,412 rpm were read for 240."""
     found = told_of({"a": worker_pages(turns, births=births)}, pod("a"))
     assert found.load is None
@@ -1523,15 +1575,17 @@ def test_an_engine_of_a_sped_twin_is_one() -> None:
     assert len(tracks_of(series, speed=15.0)) == 1
 
 
-def test_workers_are_told_apart_by_when_they_began() -> None:
+@pytest.mark.parametrize("births", [STARTED, CREATED])
+def test_workers_are_told_apart_by_when_they_began(births: str) -> None:
     """By their counters two of them may be one."""
-    found = told_of({"a": worker_pages("EBEFBE", births=True)}, pod("a"))
+    found = told_of({"a": worker_pages("EBEFBE", births=births)}, pod("a"))
     assert rate_rpm(found) == pytest.approx(180.0)
 
 
-def test_a_restart_is_no_second_worker() -> None:
+@pytest.mark.parametrize("births", [STARTED, CREATED])
+def test_a_restart_is_no_second_worker(births: str) -> None:
     """It is younger than who was there before, and that never answers again."""
-    (track,) = tracks_of(worker_pages("EEFF", births=True))
+    (track,) = tracks_of(worker_pages("EEFF", births=births))
     assert not track.by_turns
 
 

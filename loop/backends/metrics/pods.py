@@ -157,6 +157,7 @@ class PodMetrics:
         self._window = window or WindowSettings()
         self._names = names
         self._wanted = re.compile(rf"(?:{names.pattern}|{START_TIME})[{{ \t]")
+        self._wanted_births = re.compile(rf"(?:{names.pattern}|{names.births_pattern})[{{ \t]")
         self._wanted_names = re.compile(rf"{names.pattern}|{RELATED}")
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(parallel)
@@ -304,8 +305,10 @@ class PodMetrics:
         """Return what a page tells, or why it does not, and when it came [s of the clock]."""
         try:
             text = self._pages.page(*asked)
+            # Where the page tells when its process began, it need not be guessed from counters.
+            wanted = self._wanted if f"\n{START_TIME} " in text else self._wanted_births
             told: Page | LoopError = Page(
-                read_page(text, wanted=self._wanted), self._histograms.read(text)
+                read_page(text, wanted=wanted), self._histograms.read(text)
             )
         except LoopError as error:
             told = error

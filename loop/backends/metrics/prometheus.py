@@ -35,7 +35,7 @@ from loop.clocks import wall_s
 from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
 from loop.signals.models import OwnEngines
-from loop.signals.names import START_TIME, Names
+from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Series
 from loop.signals.series import CLOCKS_S, Track, tracks_of
@@ -240,7 +240,9 @@ class Prometheus:
         if not pods:
             return
         settings = self._settings
-        matchers = _matchers(START_TIME, sorted({one.namespace for one, _ in pods}), settings)
+        matchers = _matchers(
+            settings.names.births_pattern, sorted({one.namespace for one, _ in pods}), settings
+        )
         matchers = [*matchers, f'{_quoted(settings.pod_label)}=~"{_any_of([p for _, p in pods])}"']
         query = f"{{{','.join(matchers)}}}[{round(1000 * self._reaches.longest_s)}ms]"
         try:
@@ -249,7 +251,9 @@ class Prometheus:
         except PrometheusError:
             return
         for one, pod in pods:
-            if series := born.get((one.namespace, pod)):
+            further = self._own.further(one.name)
+            told_of = born.get((one.namespace, pod), ())
+            if series := [each for each in told_of if further.isdisjoint(models_of([each]))]:
                 told = {pod: [*by_server[one.name][pod], *series]}
                 tracks[one.name] |= self._tracks([one], {one.name: told}, now_s=now_s)[one.name]
 
