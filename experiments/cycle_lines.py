@@ -22,9 +22,10 @@ from loop.types import CycleRecord
 from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
-# So much text is packed at once [characters], or so many lines: of a loop that looks every second
-# most lines tell what the one before told, and of many servers a line is megabytes.
-_SIZE_MAX, _LINES_MAX = 1 << 19, 256
+# So much text is packed at once [characters], or so many times what the first line has (of many
+# servers that is megabytes), or so many lines: of a loop that looks every second most lines tell
+# what the one before told.
+_SIZE_MAX, _TIMES_FIRST, _LINES_MAX = 1 << 19, 2, 256
 
 
 class CycleLines(Sequence[Mapping[str, Any]]):
@@ -87,7 +88,7 @@ class PackedLines(CycleLines):
         self._packed: list[_Block] = []
         self._begins = [0]  # of the packed blocks, and of the open one
         self._open = _OpenBlock()
-        self._unpacked: tuple[int, list[bytes]] = (-1, [])
+        self._unpacked: tuple[int, list[bytes]] = (-1, [])  # a block, and its parts
 
     def _keep(self, parts: Sequence[str]) -> None:
         self._open.add(parts)
@@ -102,8 +103,9 @@ class PackedLines(CycleLines):
         if block == len(self._packed):
             return self._open.line(inside)
         if self._unpacked[0] != block:
-            self._unpacked = block, self._packed[block].lines()
-        return self._unpacked[1][inside]
+            self._unpacked = block, self._packed[block].parts()
+        parts = self._unpacked[1]
+        return b"".join([parts[one] for one in self._packed[block].lines_of[inside]])
 
     def __len__(self) -> int:
         return self._begins[-1] + len(self._open)
@@ -115,7 +117,7 @@ class _OpenBlock:
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
         self._lines: list[array[int]] = []
-        self._size = 0
+        self._size = self._size_of_first = 0
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -126,10 +128,12 @@ class _OpenBlock:
         known = len(places)
         self._lines.append(array("I", [places.setdefault(part, len(places)) for part in parts]))
         self._size += sum(map(len, islice(reversed(places), len(places) - known)))
+        self._size_of_first = self._size_of_first or self._size
 
     def is_full(self) -> bool:
         """Tell whether it is to be packed."""
-        return self._size >= _SIZE_MAX or len(self._lines) >= _LINES_MAX
+        size_max = max(_SIZE_MAX, _TIMES_FIRST * self._size_of_first)
+        return self._size >= size_max or len(self._lines) >= _LINES_MAX
 
     def line(self, place: int) -> bytes:
         """Return a line."""
@@ -150,11 +154,10 @@ class _Block(NamedTuple):
     ends: array[int]
     lines_of: tuple[array[int], ...]
 
-    def lines(self) -> list[bytes]:
-        """Return the lines."""
+    def parts(self) -> list[bytes]:
+        """Return the parts. All lines are many times as long: they are made one by one."""
         text = zlib.decompress(self.packed)
-        parts = [text[begin:end] for begin, end in pairwise((0, *self.ends))]
-        return [b"".join([parts[place] for place in line]) for line in self.lines_of]
+        return [text[begin:end] for begin, end in pairwise((0, *self.ends))]
 
 
 class FileOfLines(CycleLines):
