@@ -42,6 +42,9 @@ COUNTERS = {
 }
 
 
+STARTED = "process_start_time_seconds"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """A pod that served 60 requests a minute from *begin_s* to *end_s* of the past."""
@@ -50,6 +53,7 @@ class Told:
     end_s: float = HOURS * 3600.0
     itl_s: float = 0.01
     without: tuple[str, ...] = ()
+    workers: tuple[float, ...] = (0.0,)
 
     def value(self, metric: str, t_s: float) -> float:
         """Return what *metric* has at a time of the past; it repeats itself by load, hour by
@@ -61,6 +65,12 @@ class Told:
         served = whole + rate[hours % 4] * (t_s - self.begin_s - 3600.0 * hours)
         if metric == "vllm:num_requests_running":
             return 3.0
+        # Who answers at the port at this minute: of several each has done a share, besides what it
+        # had before.
+        number = int(t_s // 60.0 * 7919.0) % 13 % len(self.workers)
+        if metric == STARTED:
+            return EPOCH_S + self.workers[number]
+        served = served / len(self.workers) + self.workers[number]
         each = COUNTERS | {
             "vllm:time_to_first_token_seconds_sum": 5.0 * self.itl_s,
             "vllm:inter_token_latency_seconds_sum": 99.0 * self.itl_s,
@@ -100,7 +110,7 @@ def past_of(
                 ],
             }
             for name, told in pods.items()
-            for metric in METRICS
+            for metric in ([STARTED] if STARTED in asked["query"] else METRICS)
             if metric not in told.without
         ]
         data = {"resultType": "matrix", "result": [row for row in result if row["values"]]}
@@ -333,6 +343,22 @@ def test_latencies_of_pods_that_have_gone_are_told() -> None:
     assert any("whether its latencies are those of its pods of now" in s for s in measured.problems)
     told = [of for of, what in import_of(measured).unknown if "those of its pods of now" in what]
     assert told == ["s1"], "not of the cluster"
+
+
+@pytest.mark.parametrize("births", [True, False])
+def test_workers_that_answer_by_turns_are_told_apart_or_left_out(births: bool) -> None:
+    """What one shows after another was taken for requests: several times what came was imported."""
+    told = Told(workers=(1000.0, 40.0), without=() if births else (STARTED,))
+    measured = past_of({f"{NEW}aaaaa": told}, present=("aaaaa",))
+    (history,) = measured.histories.values()
+    whole = history.over(slice(None))
+    if births:
+        assert whole is not None
+        assert whole.load.rate_rpm == pytest.approx(75.0, rel=0.05)
+    else:
+        assert whole is None
+    line = "s1: counters of a pod fall again and again, and nobody tells when its processes began"
+    assert any(one.startswith(line) for one in measured.problems) != births
 
 
 def test_the_load_of_pods_that_nobody_scrapes_is_told() -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
-from loop.backends.metrics.answers import share
+from loop.backends.metrics.answers import PodKey, share
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.history import History, empty_history
@@ -23,6 +24,10 @@ PIECE_STEPS_MIN = 15
 # Of the steps before a piece, so many are asked for again: a process that was not scraped for a
 # while is known again.
 OVERLAP_STEPS = 10
+# Of so many values one at most at which counters have fallen, where nobody tells why: a process
+# that begins anew as often hides a tenth of what comes, and workers by turns are read manifold.
+RESTARTS_OF_VALUES = 10
+PODS_TOLD = 4
 FAILURES_MAX = 6  # in a row, after which nothing more is asked for
 NOBODY: Mapping[str, Mapping[str, str]] = {}
 
@@ -120,21 +125,17 @@ def read_past(
     failures = 0
     while todo and servers:
         begin, end = todo.pop()
-        first_s = start_s + begin * step_s
+        first_s, last_s = start_s + begin * step_s, start_s + end * step_s
+        span = {"start_s": first_s - OVERLAP_STEPS * step_s, "end_s": last_s, "step_s": step_s}
         try:
-            series = source.history(
-                namespaces,
-                start_s=first_s - OVERLAP_STEPS * step_s,
-                end_s=start_s + end * step_s,
-                step_s=step_s,
-            )
+            series = source.history(namespaces, **span)
         except PrometheusError as error:
             failures += 1
             if end - begin > PIECE_STEPS_MIN and failures < FAILURES_MAX:
                 middle = (begin + end) // 2
                 todo += [(middle, end), (begin, middle)]
                 continue
-            problems.append(f"{_span(first_s, start_s + end * step_s)}: prometheus: {error}")
+            problems.append(f"{_span(first_s, last_s)}: prometheus: {error}")
             if failures >= FAILURES_MAX:
                 if todo:
                     last_s = start_s + todo[0][1] * step_s
@@ -142,8 +143,9 @@ def read_past(
                 break
             continue
         failures = 0
+        born = partial(_births, source, span)
         for server, pods in share(series, servers, known=known).items():
-            found[server].add(pods, names=source.table, first_s=first_s, speed=speed)
+            found[server].add(pods, names=source.table, first_s=first_s, speed=speed, born=born)
         progress(end / steps)
     return Past(
         start_s=start_s,
@@ -152,8 +154,28 @@ def read_past(
         engines={name: of.engine for name, of in found.items()},
         pods={name: frozenset(of.pods) for name, of in found.items()},
         model_names={name: frozenset(of.models) for name, of in found.items() if of.models},
-        problems=(*problems, *_further_lines(found)),
+        problems=(*problems, *_further_lines(found), *_restless_lines(found)),
     )
+
+
+def _births(
+    source: Prometheus, span: Mapping[str, float], pods: Sequence[PodKey]
+) -> Mapping[PodKey, Sequence[Series]]:
+    """Return what tells when the processes of *pods* began within a *span*; nothing where it is not
+    to be had.
+    """
+    try:
+        return source.births(pods, **span)
+    except PrometheusError:
+        return {}
+
+
+def _restless(track: Track) -> bool:
+    """Tell whether it may be of several processes, by turns or one after the other, and nobody
+    tells when these began.
+    """
+    often = track.restarts > 1 and RESTARTS_OF_VALUES * track.restarts >= len(track.times_s)
+    return (often or track.by_turns) and track.started_s is None
 
 
 def _further_lines(found: Mapping[str, _OfServer]) -> list[str]:
@@ -162,6 +184,20 @@ def _further_lines(found: Mapping[str, _OfServer]) -> list[str]:
         for name, of in found.items()
         if (further := sorted(of.own.further(name)))
     ]
+
+
+def _restless_lines(found: Mapping[str, _OfServer]) -> list[str]:
+    lines = []
+    for name, of in found.items():
+        if not of.restless:
+            continue
+        more = len(of.restless) - PODS_TOLD
+        pods = ", ".join(sorted(of.restless)[:PODS_TOLD]) + (f" and {more} more" * (more > 0))
+        lines.append(
+            f"{name}: counters of a pod fall again and again, and nobody tells when its processes "
+            f"began, so that time of it is left out: {pods}"
+        )
+    return lines
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,6 +210,7 @@ class _OfServer:
     engine: OfTemplate
     pods: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
+    restless: set[str] = field(default_factory=set)
 
     def add(
         self,
@@ -182,13 +219,26 @@ class _OfServer:
         names: Names,
         first_s: float,
         speed: float,
+        born: Callable[[Sequence[PodKey]], Mapping[PodKey, Sequence[Series]]],
     ) -> None:
-        """Take in the series of its *pods*, of which what came after *first_s* is new."""
-        tracks = {}
-        for pod, series in self.own.of(self.server, pods).items():
-            self.pods.add(pod)
-            self.models |= models_of(series)
+        """Take in the series of its *pods*, of which what came after *first_s* is new. *born* is
+        asked when processes began of pods that may have several.
+        """
+        own = self.own.of(self.server, pods)
+        tracks = {pod: tracks_of(of, names=names, speed=speed) for pod, of in own.items()}
+        odd = [pod for pod, of in tracks.items() if any(map(_restless, of))]
+        keys = {pod: (self.server.namespace, pod) for pod in odd}
+        told = born(list(keys.values())) if odd else {}
+        for pod, key in keys.items():
+            series = [*own[pod], *told.get(key, ())]
             tracks[pod] = tracks_of(series, names=names, speed=speed)
+            if any(map(_restless, tracks[pod])):
+                # Growth from one process to another would be taken for requests.
+                tracks[pod] = []
+                self.restless.add(pod)
+        for pod, of in own.items():
+            self.pods.add(pod)
+            self.models |= models_of(of)
             self.whole.add(tracks[pod], first_s=first_s)
         self.engine.add(tracks, first_s=first_s)
 

@@ -239,15 +239,11 @@ class Prometheus:
         ][:PODS_AT_ONCE]
         if not pods:
             return
-        settings = self._settings
-        matchers = _matchers(
-            settings.names.births_pattern, sorted({one.namespace for one, _ in pods}), settings
-        )
-        matchers = [*matchers, f'{_quoted(settings.pod_label)}=~"{_any_of([p for _, p in pods])}"']
-        query = f"{{{','.join(matchers)}}}[{round(1000 * self._reaches.longest_s)}ms]"
+        reach_ms = round(1000 * self._reaches.longest_s)
+        query = f"{self._births([(one.namespace, pod) for one, pod in pods])}[{reach_ms}ms]"
         try:
             answer = parsed(self._api.ask(query, at_s=at_s))
-            born = read_matrix(answer, settings=settings, epoch_s=at_s - now_s)
+            born = read_matrix(answer, settings=self._settings, epoch_s=at_s - now_s)
         except PrometheusError:
             return
         for one, pod in pods:
@@ -453,6 +449,25 @@ class Prometheus:
         query = {"query": f"{{{','.join(matchers)}}}", **told}
         reply = self._api.fetch(query, over="_range")
         return read_matrix(parsed(reply), settings=self._settings, epoch_s=0.0)
+
+    def births(
+        self, pods: Sequence[PodKey], *, start_s: float, end_s: float, step_s: float
+    ) -> dict[PodKey, list[Series]]:
+        """Return the series that tell when the processes of *pods* began, as `history` does; of as
+        many as one question may name.
+        """
+        told = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
+        query = {"query": self._births(pods[:PODS_AT_ONCE]), **told}
+        reply = self._api.fetch(query, over="_range")
+        return read_matrix(parsed(reply), settings=self._settings, epoch_s=0.0)
+
+    def _births(self, pods: Sequence[PodKey]) -> str:
+        """Return the selector of the series that tell when the processes of *pods* began."""
+        settings = self._settings
+        spaces = sorted({namespace for namespace, _ in pods})
+        matchers = _matchers(settings.names.births_pattern, spaces, settings)
+        of_pods = f'{_quoted(settings.pod_label)}=~"{_any_of([pod for _, pod in pods])}"'
+        return f"{{{','.join([*matchers, of_pods])}}}"
 
     def _remember(self, servers: Sequence[ScrapedServer], *, now_s: float) -> None:
         """Note whose each pod is: a name that Kubernetes has cut does not tell when it has gone."""
