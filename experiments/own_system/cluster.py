@@ -31,7 +31,8 @@ Json = Mapping[str, Any]
 
 # How vLLM and SGLang are told how many tokens an iteration may compute.
 BUDGET_ARGUMENTS = ("--max-num-batched-tokens", "--chunked-prefill-size")
-MODEL_ARGUMENTS = ("--served-model-name", "--model", "--model-path", "--model-id")
+SERVED_ARGUMENT = "--served-model-name"
+MODEL_ARGUMENTS = ("--model", "--model-path", "--model-id")
 # What a line of Facts.unknown is of. A data directory that is begun with tells some of these.
 GPUS, BATCH, BUDGET = "how many GPUs a replica has", "the batch size", "the tokens of an iteration"
 RUNS_ON, START_UP, VERSION = (
@@ -128,7 +129,7 @@ def facts_of(
     unknown: list[str] = []
     model = (
         one.model
-        or model_of(containers)
+        or _model(containers)
         or (next(iter(models_told)) if len(models_told) == 1 else "")
     )
     if not model:
@@ -176,8 +177,15 @@ def started_in_s(server: Server, *, speed: float) -> float | None:
     return None if took_s is None else took_s * speed
 
 
-def model_of(containers: Sequence[Json]) -> str:
-    """Return the model that command lines of *containers* name, "" if none does."""
+def _model(containers: Sequence[Json]) -> str:
+    """Return the model that command lines of *containers* name, as clients do if they tell that; ""
+    if none does.
+    """
+    return text_of(containers, SERVED_ARGUMENT) or loaded_model(containers)
+
+
+def loaded_model(containers: Sequence[Json]) -> str:
+    """Return the model that command lines of *containers* load, "" if none says it."""
     for argument in MODEL_ARGUMENTS:
         if found := text_of(containers, argument):
             return found

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.own_system.cluster import model_of
+from experiments.own_system.cluster import loaded_model
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import batch_of, changed, with_changes
 from loop.backends.kube.gpus import gpu_limits, side_by_side
@@ -77,11 +77,11 @@ def _begun(replica_set: Json) -> tuple[int, str]:
 
 
 def model_and_gpus(replica_set: Json) -> str:
-    """Return which model pods of the template of *replica_set* serve, and what says on which GPUs;
-    all of the engine if no command line names the model.
+    """Return which model pods of the template of *replica_set* load, however clients call it, and
+    what says on which GPUs; all of the engine if no command line says the model.
     """
     engines = _engines(replica_set)
-    model = model_of(engines)
+    model = loaded_model(engines)
     if not model:
         return engine(replica_set)
     return _described(

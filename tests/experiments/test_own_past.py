@@ -293,6 +293,27 @@ def test_another_version_of_the_engine_is_what_drift_is_to_find(after: Json, sam
     assert alike(sets, of=model_and_gpus).stems["infer"][OLD] == (NEW if same else OLD)
 
 
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        (("serve", "m", "--served-model-name", "other"), True),
+        (("serve", "other", "--served-model-name", "chat"), False),
+        (("--model=other", "--served-model-name=chat"), False),
+        (("--model=m",), True),
+    ],
+)
+def test_what_clients_call_a_model_is_not_what_is_loaded(
+    after: tuple[str, ...], same: bool
+) -> None:
+    """Who keeps the name while the model becomes another one has no drift of the engine."""
+    before = serving_pods("vllm:1", "serve", "m", "--served-model-name", "chat")
+    sets = [
+        replica_set(OLD, revision=1, **before),
+        replica_set(NEW, revision=2, **serving_pods("vllm:1", *after)),
+    ]
+    assert alike(sets, of=model_and_gpus).stems["infer"][OLD] == (NEW if same else OLD)
+
+
 @pytest.mark.parametrize("batch", [64, 96])
 def test_a_restart_or_another_batch_leaves_the_latencies_of_before(batch: int) -> None:
     """A rollout of minutes ago left a week out: by ReplicaSets it is known to be the same engine,
