@@ -351,6 +351,11 @@ def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) 
             "its engines are busy, and no counter tells of requests: answers longer than "
             f"{settings.window_s:g} s, or requests that nothing counts; held"
         )
+    if any(track.by_turns and track.started_s is None for track in every):
+        # One that begins anew between two scrapes shows the same again and again, too.
+        return (
+            "several processes answer by turns at one port, or one begins anew all the time: held"
+        )
     line = _hanging([track for track in every if track.hangs])
     return f"{line} Held" if line else ""
 

@@ -52,6 +52,8 @@ def by_turns(port: Process, *, speed: float = 1.0) -> list[Process]:
     process = _without_repeat(_with_lone_dips_mended(port))
     if _of_one_birth(process):
         return [_in_order(process)]
+    if _one_after_the_other(process):
+        return [process]
     chains = _by_birth(process)
     if chains is None:
         chains = _by_counts(process, speed=speed)
@@ -158,6 +160,26 @@ def _of_one_birth(process: Process) -> bool:
     apart_s = [began - min(births) for began in births]
     near = all(each_s <= FLUTTER_S and abs(remainder(each_s, 1.0)) <= WHOLE_S for each_s in apart_s)
     return near and not _falls(process)
+
+
+def _one_after_the_other(process: Process) -> bool:
+    """Tell whether pages are of processes of which each began after the one before had answered
+    for the last time, by one and the same epoch of the times of pages, for births are dates.
+
+    It takes two beginnings: one of any two workers has some epoch.
+    """
+    columns = list(process.by_quantity.get("start_time", {}).values())
+    if len(columns) != 1 or len(columns[0]) != len(process.times_s):
+        return False
+    begun = [
+        (now - now_s, now - before_s)
+        for (before_s, before), (now_s, now) in pairwise(columns[0])
+        if now != before
+    ]
+    if len(begun) < 2:
+        return False
+    least, most = max(least for least, _ in begun), min(most for _, most in begun)
+    return least <= most + FLUTTER_S
 
 
 def _falls(process: Process) -> bool:

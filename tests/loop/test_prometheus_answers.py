@@ -563,6 +563,33 @@ def test_an_engine_that_makes_good_what_it_could_not_do_is_one_if_its_birth_says
     assert all("running" in one.unknown for one in figures.pods.values())
 
 
+@pytest.mark.parametrize("births", [True, False])
+def test_an_engine_that_begins_anew_inside_its_container_is_known_if_its_birth_is(
+    births: bool,
+) -> None:
+    """No container came up again: it was held for as long as its engine crashed; or nothing was
+    said to come where it showed the same at each scrape, as two workers do that have nothing to do.
+    """
+    times, name = [545.0 + 5.0 * k for k in range(11)], pod("a")["metadata"]["name"]
+    # It gets two requests a second, and lives for ten seconds.
+    lives = [(t_s, 10.0 * (t_s // 10.0)) for t_s in times]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        query = parse_qs(request.content.decode())["query"][0]
+        if "process_start_time_seconds" in query:
+            told = [(t_s, f"{began}") for t_s, began in lives] if births else []
+            started = [series("process_start_time_seconds", told, pod_name=name)] if told else []
+            return httpx.Response(200, json=matrix(*started))
+        ended = [(t_s, f"{2.0 * (t_s - began)}") for t_s, began in lives]
+        one = series("vllm:request_success_total", ended, pod_name=name)
+        return httpx.Response(200, json=matrix(one))
+
+    figures = asked(handle).figures["s1"]
+    assert (figures.load is not None) == births
+    if figures.load is not None:
+        assert figures.load.rate_rpm == pytest.approx(120.0)
+
+
 def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:
     """`"result": []` is what Prometheus says of servers that export nothing."""
     found = asked(answering(matrix()))

@@ -227,15 +227,16 @@ class Prometheus:
         at_s: float,
         now_s: float,
     ) -> None:
-        """Put into *tracks* what is known of pods that several processes seem to answer for, once
-        it is asked when these began: an engine that makes good what it could not do for a while
-        looks like two. Where nobody tells, they stay what they are, which is told of them.
+        """Put into *tracks* what is known of pods that several processes seem to answer for, by
+        turns or one after the other, once it is asked when these began: an engine that makes good
+        what it could not do for a while looks like two. Where nobody tells, they stay what they
+        are, which is told of them.
         """
         pods = [
             (one, pod)
             for one in servers
             for pod, of in tracks[one.name].items()
-            if any(track.by_turns for track in of)
+            if any(track.by_turns or (track.restarts and not track.alive_s) for track in of)
         ][:PODS_AT_ONCE]
         if not pods:
             return
