@@ -131,20 +131,20 @@ def _check_line(line: Mapping[str, Any], place: str) -> None:
     most, shared = line.get("capacityMax") or {}, line.get("sharedGpus") or []
     if not (isinstance(most, Mapping) and all(map(_is_count, most.values()))):
         raise _fail(line, place, "capacityMax", "GPUs by type")
-    if not (
-        isinstance(shared, list)
-        and all(
-            isinstance(one["type"], str)
-            and all(isinstance(name, str) for name in one["servers"])
-            and _is_count(one["count"])
-            for one in shared
-        )
-    ):
+    if not (isinstance(shared, list) and all(map(_is_shared, shared))):
         raise _fail(line, place, "sharedGpus", "objects with type, servers and count")
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _FIGURE_MAX
+
+
+def _is_shared(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    names = value.get("servers")
+    told = isinstance(value.get("type"), str) and _is_count(value.get("count"))
+    return told and isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _fail(told: Mapping[str, Any], place: str, name: str, expected: str) -> SpecError:

@@ -186,6 +186,21 @@ def test_a_recording_tells_of_the_loop_and_of_the_world_as_a_whole(mode: Mode) -
             "sharedGpus: expected objects with type, servers and count, found "
             '[{"type": "H100", "servers": ["s1"], "count": "2"}]',
         ),
+        *(
+            (
+                "sharedGpus",
+                value,
+                f"sharedGpus: expected objects with type, servers and count, found {told}",
+            )
+            for value, told in [
+                ([{"type": "H100"}], '[{"type": "H100"}]'),
+                (["H100"], '["H100"]'),
+                (
+                    [{"type": "H100", "servers": 1, "count": 1}],
+                    '[{"type": "H100", "servers": 1, "count": 1}]',
+                ),
+            ]
+        ),
     ],
 )
 def test_a_figure_of_the_whole_line_that_is_none_is_named(
