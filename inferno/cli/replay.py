@@ -137,8 +137,8 @@ def _not_told(cycles: Sequence[Replayed], *, source: str) -> list[str]:
     preempted = any(row.get("preemptions") for one in cycles for row in one.recorded["servers"])
     if preempted or (alike and any(cycle.differences for cycle in cycles)):
         lines.append(
-            f"{source}: it keeps no single pods and no options: what a policy knew of these (full "
-            "KV caches of some pods, a headroom) it does not know here"
+            f"{source}: it keeps no single pods, no samples between cycles and no options: what a "
+            "policy knew of these (full KV caches of some pods, a headroom) it does not know here"
         )
     return lines
 

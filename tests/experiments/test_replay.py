@@ -117,7 +117,7 @@ def test_a_recording_says_what_it_does_not_keep_where_that_may_matter(
     path = tmp_path / "cycles.jsonl"
     path.write_text(record_text(loop.cycle(60.0)) + "\n")
     assert main(["replay", str(path), "--policy", "static", "--data", str(SMALL)]) == 0
-    told = "cycles.jsonl: it keeps no single pods and no options: what a policy knew of these"
+    told = "cycles.jsonl: it keeps no single pods, no samples between cycles and no options: what a"
     assert (told in capsys.readouterr().err) == (preemptions > 0)
 
 
