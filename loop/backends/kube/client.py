@@ -469,7 +469,9 @@ class KubeClient:
             try:
                 while (token := continue_of(texts[-1])) and len(texts) < PAGES_MAX:
                     if self._clock.now_s() > end_s or sum(map(len, texts)) > ANSWER_BYTES_MAX:
-                        raise ApiError(f"list {plural}: its parts take too long", status=0)
+                        most = f"more than {ANSWER_BYTES_MAX >> 20} MiB"
+                        text = f"list {plural}: its parts take too long, or {most}"
+                        raise ApiError(text, status=0)
                     texts.append(self._list_text(plural, namespace, **query, _continue=token))
             except ApiError as error:
                 if last or error.status != GONE:
