@@ -355,7 +355,7 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
     for one in series:
         if one.metric in names.created:
             for time_s, began in one.points:
-                if began > 0.0:
+                if 0.0 < began <= VALUE_MAX:
                     created[time_s] = min(began, created.get(time_s, began))
             continue
         # No quantity is negative. A value that is none was not told, but its page came.
@@ -386,9 +386,6 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
         quantity: _without_parts(found) if quantity in GAUGES else found
         for quantity, (_, found) in ranked.items()
     }
-    if told_births := sorted(point for point in created.items() if point[0] in scrapes):
-        births = by_quantity.setdefault("start_time", {})
-        births[_BY_COUNTERS] = told_births
     if queues:
         further: dict[Labels, Points] = {
             ((QUEUED, metric), *own): points
@@ -396,7 +393,26 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
             for own, points in _without_parts(of).items()
         }
         by_quantity[WAITING] = {**by_quantity.get(WAITING, {}), **further}
-    return _at_one_time(Process(sorted(scrapes), by_quantity))
+    process = _at_one_time(Process(sorted(scrapes), by_quantity))
+    return _with_births(process, created) if created else process
+
+
+def _with_births(process: Process, created: Mapping[float, float]) -> Process:
+    """Return *process* with the earliest that each of its pages tells of when its counters were
+    *created*, of which each may have a time of its own within a moment.
+    """
+    times_s = process.times_s
+    steps_s = [later_s - earlier_s for earlier_s, later_s in pairwise(times_s)]
+    same_s = max(SAME_SCRAPE_S, SAME_SCRAPE_PART * min(steps_s, default=0.0))
+    earliest: dict[float, float] = {}
+    for time_s, began in created.items():
+        k = bisect_right(times_s, time_s)
+        if k and time_s - (page_s := times_s[k - 1]) <= same_s:
+            earliest[page_s] = min(began, earliest.get(page_s, began))
+    if not earliest:
+        return process
+    births = {**process.by_quantity.get("start_time", {}), _BY_COUNTERS: sorted(earliest.items())}
+    return process._replace(by_quantity={**process.by_quantity, "start_time": births})
 
 
 def _add(columns: dict[Labels, Points], own: Labels, points: Points) -> None:

@@ -171,13 +171,11 @@ def _one_after_the_other(process: Process) -> bool:
     columns = list(process.by_quantity.get("start_time", {}).values())
     if len(columns) != 1 or len(columns[0]) != len(process.times_s):
         return False
-    begun = [
-        (now - now_s, now - before_s)
-        for (before_s, before), (now_s, now) in pairwise(columns[0])
-        if now != before
-    ]
-    if len(begun) < 2:
+    changes = [of for of in pairwise(columns[0]) if of[0][1] != of[1][1]]
+    # Workers of one port begin a moment apart, and an older one may answer after a younger one.
+    if len(changes) < 2 or any(now - before <= FLUTTER_S for (_, before), (_, now) in changes):
         return False
+    begun = [(now - now_s, now - before_s) for (before_s, _), (now_s, now) in changes]
     least, most = max(least for least, _ in begun), min(most for _, most in begun)
     return least <= most + FLUTTER_S
 

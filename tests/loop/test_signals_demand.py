@@ -1583,6 +1583,23 @@ def test_workers_are_told_apart_by_when_they_began(births: str) -> None:
 
 
 @pytest.mark.parametrize("births", [STARTED, CREATED])
+@pytest.mark.parametrize("apart_s", [0.3, 10.0])
+@pytest.mark.parametrize("turns", ["AABAA", "BBABB", "BABBB", "AABCC"])
+def test_workers_that_began_together_are_not_one_after_the_other(
+    turns: str, apart_s: float, births: str
+) -> None:
+    """One that is met once between pages of another looked like two beginnings: 1,596 rpm were
+    read for 120.
+    """
+    pages = worker_pages(turns)
+    began = {one: 1.7e9 + apart_s * k for k, one in enumerate("ABC")}
+    times_s = [t_s for t_s, _ in pages[0].points]
+    born = [(t_s, began[one]) for t_s, one in zip(times_s, turns, strict=True)]
+    found = told_of({"a": [*pages, Series(births, (), born)]}, pod("a"))
+    assert found.load is None or found.load.rate_rpm < 200.0
+
+
+@pytest.mark.parametrize("births", [STARTED, CREATED])
 def test_a_restart_is_no_second_worker(births: str) -> None:
     """It is younger than who was there before, and that never answers again."""
     (track,) = tracks_of(worker_pages("EEFF", births=births))
@@ -1601,6 +1618,31 @@ def test_metrics_of_one_scrape_may_be_seconds_apart(spread_s: float) -> None:
     found = told_of({"a": apart}, pod("a"))
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
     assert found.itl_ms == pytest.approx(10.0)
+
+
+def test_births_of_counters_may_be_seconds_apart_as_these_are() -> None:
+    """Two of them within a scrape took it for two: 58.5 rpm were read for 60, and a counter was
+    said to be shown only now.
+    """
+    apart = []
+    for k, one in enumerate(series_of(engine(NOW_S - 59.0, rps=1.0, base=5000.0))):
+        points = [(t_s + 0.25 * k, value) for t_s, value in one.points]
+        born = [(t_s, 1.7e9 + k) for t_s, _ in points]
+        name = one.metric.removesuffix("_total").removesuffix("_count") + "_created"
+        apart += [one._replace(points=points), Series(name, one.labels, born)]
+    found = told_of({"a": apart}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+@pytest.mark.parametrize("created", [0.0, float("nan"), float("inf"), -1.0, 1.7e18])
+def test_births_that_are_no_dates_tell_nothing(created: float) -> None:
+    """By those without an end a restart was a page out of order: 23 rpm were read for 30."""
+    times_s = [NOW_S - 59.0 + 5.0 * k for k in range(12)]
+    counts = [0.5 * 5.0 * k for k in (0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)]
+    samples = [sample(t_s, success=n) for t_s, n in zip(times_s, counts, strict=True)]
+    born = Series(CREATED, (), [(t_s, created) for t_s in times_s])
+    found = told_of({"a": [*series_of(samples), born]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(rate_rpm(seen({"a": samples}, pod("a"))))
 
 
 @pytest.mark.parametrize(
