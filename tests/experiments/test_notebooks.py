@@ -95,5 +95,5 @@ def test_a_notebook_shows_how_far_it_is(repository: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_notebook_says_how_to_run_it(repository: Path, name: str) -> None:
-    """Who finds it on the site has no checkout, and perhaps no Jupyter."""
-    assert "pip install 'inferno-twin[notebooks]'" in notebook(repository, name).cells[0].source
+    """Who finds it on the site may have neither a checkout nor a Jupyter."""
+    assert "pip install '.[notebooks]'" in notebook(repository, name).cells[0].source

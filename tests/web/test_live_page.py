@@ -120,8 +120,9 @@ def fits(page: Page) -> None:
     page.keyboard.press("ArrowRight")
     until(page, "() => document.querySelector('#latest .scrolled').scrollLeft > 0")
     assert page.evaluate(f"{first}.left") == before
+    # Five lines: reasons that name a cut batch and the next best choice take four.
     rows = "[...document.querySelectorAll('#latest tr')].map((one) => one.offsetHeight)"
-    assert max(page.evaluate(rows)) <= 80
+    assert max(page.evaluate(rows)) <= 112
 
 
 def take(page: Page, name: str, command: str) -> None:
