@@ -157,6 +157,14 @@ class CapacityLine(Answer):
     seen: bool
 
 
+class SharedGpusLine(Answer):
+    """GPUs of a type that several servers must make do with."""
+
+    type: str
+    servers: list[str]
+    count: int
+
+
 class TimingLine(Answer):
     """How long the phases of a cycle took [ms]."""
 
@@ -177,6 +185,12 @@ class CycleLine(Answer):
     paused: str | None
     backend: str
     policy: str
+    speed: float
+    step_up: int | None
+    step_down: int | None
+    budget_usd_per_h: float | None
+    window_s: float | None
+    scrape_interval_s: float | None
     applied: bool
     error: str
     failed_phase: FailedPhase
@@ -186,6 +200,8 @@ class CycleLine(Answer):
     servers: list[ServerLine]
     internals: list[InternalLine]
     capacity: list[CapacityLine]
+    capacity_max: dict[str, int] | None
+    shared_gpus: list[SharedGpusLine] | None
     total_cost: float
     timing: TimingLine
 
