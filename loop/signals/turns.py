@@ -49,7 +49,7 @@ def by_turns(port: Process, *, speed: float = 1.0) -> list[Process]:
     once. Pages that all say the same birth are of one. Of a twin *speed* seconds pass in one of the
     scrapes.
     """
-    process = _without_repeat(_with_lone_dips_mended(port))
+    process = _with_steady_births(_without_repeat(_with_lone_dips_mended(port)))
     if _of_one_birth(process):
         return [_in_order(process)]
     if _one_after_the_other(process):
@@ -146,20 +146,41 @@ def repeats(*, inside: Any, least: Any, most: Any) -> Any:
     return (inside > 0.0) & (most > 0.0) & (least >= STEADY_PART * most)
 
 
-def _of_one_birth(process: Process) -> bool:
-    """Tell whether all pages say that they are of a process that began at one time: or some whole
-    seconds apart where no counter falls, for some programs reckon it anew from the start of the
-    machine, which moves when its clock is set.
+def _with_steady_births(process: Process) -> Process:
+    """Return *process* with births as one that are some whole seconds apart, where no counter falls
+    from page to page of these: some programs reckon it anew from the start of the machine, which
+    moves when its clock is set.
     """
+    columns = process.by_quantity.get("start_time", {})
+    if len(columns) != 1:
+        return process
+    ((labels, points),) = columns.items()
+    known: dict[float, list[float]] = {}
+    for began in sorted({began for _, began in points}):
+        for first, of in known.items():
+            apart_s = began - first
+            if apart_s <= FLUTTER_S and abs(remainder(apart_s, 1.0)) <= WHOLE_S:
+                of.append(began)
+                break
+        else:
+            known[began] = [began]
+    steady: dict[float, float] = {}
+    for first, of in known.items():
+        times_s = [time_s for time_s, began in points if began in of]
+        if len(of) > 1 and not _falls(_at_scrapes(process, times_s)):
+            steady |= dict.fromkeys(of, first)
+    if not steady:
+        return process
+    births = {labels: [(time_s, steady.get(began, began)) for time_s, began in points]}
+    return process._replace(by_quantity={**process.by_quantity, "start_time": births})
+
+
+def _of_one_birth(process: Process) -> bool:
+    """Tell whether all pages say that they are of a process that began at one time."""
     columns = list(process.by_quantity.get("start_time", {}).values())
     if len(columns) != 1 or len(columns[0]) != len(process.times_s):
         return False
-    births = {began for _, began in columns[0]}
-    if len(births) == 1:
-        return True
-    apart_s = [began - min(births) for began in births]
-    near = all(each_s <= FLUTTER_S and abs(remainder(each_s, 1.0)) <= WHOLE_S for each_s in apart_s)
-    return near and not _falls(process)
+    return len({began for _, began in columns[0]}) == 1
 
 
 def _one_after_the_other(process: Process) -> bool:

@@ -1599,6 +1599,20 @@ def test_workers_that_began_together_are_not_one_after_the_other(
     assert found.load is None or found.load.rate_rpm < 200.0
 
 
+@pytest.mark.parametrize("moved", [(0, 1, 0, 0, 0, 1, 0), (0, 0, 1, 0, 0, 0, 0), (1, 0, 0, 0) * 2])
+def test_a_birth_that_moves_by_a_second_is_one_before_and_after_a_restart(
+    moved: tuple[int, ...],
+) -> None:
+    """Each was taken for a worker that answers by turns: 240 rpm were read for 60."""
+    times_s = [NOW_S - 59.0 + 8.0 * k for k in range(7)]
+    counts = [5000.0 + 8.0 * k if k < 4 else 8.0 * (k - 3) for k in range(7)]
+    samples = [sample(t_s, success=n) for t_s, n in zip(times_s, counts, strict=True)]
+    began = [1.7e9 + (500.0 if k > 3 else 0.0) + moved[k] for k in range(7)]
+    born = Series(STARTED, (), list(zip(times_s, began, strict=True)))
+    found = told_of({"a": [*series_of(samples), born]}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
 @pytest.mark.parametrize("births", [STARTED, CREATED])
 def test_a_restart_is_no_second_worker(births: str) -> None:
     """It is younger than who was there before, and that never answers again."""
