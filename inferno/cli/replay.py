@@ -133,6 +133,15 @@ def _not_told(cycles: Sequence[Replayed], *, source: str) -> list[str]:
             f"{source}: it does not tell the window of its figures, the speed of a twin and the "
             "bounds of the loop: 60 s, 1 and none are taken"
         )
+    told = {
+        tuple(cycle.recorded.get(name) for name in ("speed", "stepUp", "stepDown", "budgetUsdPerH"))
+        for cycle in cycles
+    }
+    if any("speed" in cycle.recorded for cycle in cycles) and len(told) > 1:
+        lines.append(
+            f"{source}: the speed of a twin or the bounds of the loop are not the same in all of "
+            "its lines: those of the first line that tells them are taken for all"
+        )
     alike = all(cycle.recorded.get("policy") == cycle.decided["policy"] for cycle in cycles)
     preempted = any(row.get("preemptions") for one in cycles for row in one.recorded["servers"])
     if preempted or (alike and any(cycle.differences for cycle in cycles)):

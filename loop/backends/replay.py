@@ -68,7 +68,9 @@ def replay(
     """
     seen = [(line, _seen(line, number)) for number, line in enumerate(lines, start=1)]
     backend = ReplayBackend(snapshot for _, snapshot in seen if snapshot is not None)
-    settings = _settings(seen[0][0] if seen else {}, {line.get("mode") for line, _ in seen})
+    # A file that was written on with may begin with lines of before, which tell of no settings.
+    telling = next((line for line, _ in seen if "speed" in line), {})
+    settings = _settings(telling, {line.get("mode") for line, _ in seen})
     if settings.speed != 1.0:
         policy = SpedPolicy(policy=policy, speed=settings.speed)
     controller = Controller(
@@ -86,8 +88,8 @@ def replay(
 
 
 def _settings(line: Mapping[str, Any], modes: Collection[object]) -> ControllerSettings:
-    """Return the settings of a controller whose first *line* tells them; lines of before do not.
-    *modes* are those of all lines: any cycle of a controller that acts may have been advice.
+    """Return the settings of a controller, by the first *line* that tells them. *modes* are those
+    of all lines: any cycle of a controller that acts may have been advice.
     """
     own: Mode = "export" if "export" in modes else "act" if modes != {"advise"} else "advise"
     return ControllerSettings(

@@ -121,6 +121,25 @@ def test_a_recording_says_what_it_does_not_keep_where_that_may_matter(
     assert (told in capsys.readouterr().err) == (preemptions > 0)
 
 
+@pytest.mark.parametrize("moved", [{}, {"stepUp": 2}, {"speed": 10.0}])
+def test_a_recording_whose_bounds_change_says_which_are_taken(
+    moved: dict[str, float], tmp_path: Path, capsys: Capture
+) -> None:
+    """A controller that begins anew with other options writes on in its file."""
+    loop = Controller(
+        backend=FakeBackend([server_view()]),
+        policy=make_policy("slo"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    first, second = (json.loads(record_text(loop.cycle(t_s))) for t_s in (60.0, 120.0))
+    path = tmp_path / "cycles.jsonl"
+    path.write_text(f"{json.dumps(first)}\n{json.dumps({**second, **moved})}\n")
+    assert main(["replay", str(path), "--data", str(SMALL)]) == 0
+    told = "the speed of a twin or the bounds of the loop are not the same in all of its lines"
+    assert (told in capsys.readouterr().err) == bool(moved)
+
+
 def go_cycle(number: int, *, replicas: int, rpm: float) -> dict[str, object]:
     """Return a cycle as the Go loop writes it."""
     server = {

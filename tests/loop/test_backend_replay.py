@@ -81,6 +81,20 @@ def test_the_policy_of_a_recording_decides_again_what_it_decided() -> None:
                 assert same[name] == row[name], name
 
 
+def test_lines_of_before_tell_no_bounds_and_those_behind_them_do() -> None:
+    """A file of records is written on after an update: it was replayed as if nothing told."""
+    first, *others = recorded(FakeBackend([server_view()], capacity={"H100": 8, "A100": 8}))
+    of_before = {name: value for name, value in first.items() if name != "speed"}
+    lines = [of_before, *({**line, "budgetUsdPerH": 8.0} for line in others)]
+    alone = [{**line, "budgetUsdPerH": 8.0} for line in (first, *others)]
+    bound, free = (
+        [record_line(one)["servers"] for one in replay(of, make_policy("slo"), system())]
+        for of in (alone, [first, *others])
+    )
+    found = [record_line(one) for one in replay(lines, make_policy("slo"), system())]
+    assert [line["servers"] for line in found] == bound != free
+
+
 def test_another_policy_may_decide_on_what_was_seen() -> None:
     """What would it have done? Each decision is on what was seen then, not on what it asked."""
     lines = recorded(FakeBackend([server_view()], capacity={"H100": 8, "A100": 8}))
