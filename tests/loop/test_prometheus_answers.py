@@ -590,6 +590,24 @@ def test_an_engine_that_begins_anew_inside_its_container_is_known_if_its_birth_i
         assert figures.load.rate_rpm == pytest.approx(120.0)
 
 
+def test_births_of_more_pods_than_one_question_names_are_all_asked_for() -> None:
+    """Of the pods behind the first 90 it was said that nobody tells, and they were left out."""
+    names = [f"p{k:03}" for k in range(200)]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        query = parse_qs(request.content.decode())["query"][0]
+        told = [name for name in names if name in query]
+        assert len(told) <= 90
+        born = [series("process_start_time_seconds", [(1.0, "5")], pod_name=one) for one in told]
+        return httpx.Response(200, json=matrix(*born))
+
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(SETTINGS, wall_s=lambda: EPOCH_S, transport=transport)) as source:
+        keys = [("infer", name) for name in names]
+        found = source.births(keys, start_s=0.0, end_s=60.0, step_s=15.0)
+    assert list(found) == keys
+
+
 def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:
     """`"result": []` is what Prometheus says of servers that export nothing."""
     found = asked(answering(matrix()))

@@ -454,13 +454,16 @@ class Prometheus:
     def births(
         self, pods: Sequence[PodKey], *, start_s: float, end_s: float, step_s: float
     ) -> dict[PodKey, list[Series]]:
-        """Return the series that tell when the processes of *pods* began, as `history` does; of as
-        many as one question may name.
+        """Return the series that tell when the processes of *pods* began, as `history` does, by as
+        many questions as these take.
         """
         told = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
-        query = {"query": self._births(pods[:PODS_AT_ONCE]), **told}
-        reply = self._api.fetch(query, over="_range")
-        return read_matrix(parsed(reply), settings=self._settings, epoch_s=0.0)
+        found: dict[PodKey, list[Series]] = {}
+        for begin in range(0, len(pods), PODS_AT_ONCE):
+            query = {"query": self._births(pods[begin : begin + PODS_AT_ONCE]), **told}
+            reply = self._api.fetch(query, over="_range")
+            found |= read_matrix(parsed(reply), settings=self._settings, epoch_s=0.0)
+        return found
 
     def _births(self, pods: Sequence[PodKey]) -> str:
         """Return the selector of the series that tell when the processes of *pods* began."""
