@@ -169,9 +169,12 @@ def _with_steady_births(process: Process) -> Process:
         times_s = [time_s for time_s, began in points if began in of]
         if len(of) > 1 and not _falls(_at_scrapes(process, times_s)):
             steady |= dict.fromkeys(of, first)
-    if not steady:
-        return process
     births = {labels: [(time_s, steady.get(began, began)) for time_s, began in points]}
+    order = [began for _, began in births[labels]]
+    # Workers begin a moment apart, and answer by turns; one that begins anew does neither.
+    apart = all(later[0] - earlier[-1] > FLUTTER_S for earlier, later in pairwise(known.values()))
+    if not steady or not apart or order != sorted(order):
+        return process
     return process._replace(by_quantity={**process.by_quantity, "start_time": births})
 
 

@@ -1613,6 +1613,18 @@ def test_a_birth_that_moves_by_a_second_is_one_before_and_after_a_restart(
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
 
 
+@pytest.mark.parametrize(
+    ("turns", "began"), [("EEEEAAF", "EFA"), ("BEEEEEA", "EBA"), ("BBEBEBEBEA", "EBA")]
+)
+def test_workers_that_began_whole_seconds_apart_are_several(turns: str, began: str) -> None:
+    """Of two of them no counter falls by chance: 21,720 rpm were read for 180."""
+    pages = worker_pages(turns)
+    times_s = [t_s for t_s, _ in pages[0].points]
+    born = [(t_s, 1.7e9 + 2.0 * began.index(one)) for t_s, one in zip(times_s, turns, strict=True)]
+    found = told_of({"a": [*pages, Series(STARTED, (), born)]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(180.0)
+
+
 @pytest.mark.parametrize("births", [STARTED, CREATED])
 def test_a_restart_is_no_second_worker(births: str) -> None:
     """It is younger than who was there before, and that never answers again."""
