@@ -63,7 +63,8 @@ def collect(
     warnings: list[str] = []
     for name, view in seen.servers.items():
         before = estimates.get(name)
-        if before is not None and view.load is before and _is_whole(view, settings):
+        again = view.load is before
+        if before is not None and again and _is_whole(view, smoothing=settings.smoothing):
             # The same reading as in the cycle before, which was taken as it is.
             views[name], estimated[name] = view, before
             continue
@@ -84,15 +85,15 @@ def collect(
     )
 
 
-def _is_whole(view: ServerView, settings: CollectorSettings) -> bool:
-    """Tell whether nothing is to be made of a load that is known: no smoothing, nobody to be scaled
-    up to, no tokens to be carried over.
+def _is_whole(view: ServerView, *, smoothing: float) -> bool:
+    """Tell whether nothing is to be made of a load that is known, as in most cycles: no smoothing,
+    nobody to be scaled up to, no tokens to be carried over.
     """
     load = view.load
     return (
-        settings.smoothing == 1.0
-        and (view.reporting is None or view.reporting >= view.ready)
-        and load is not None
+        load is not None
+        and smoothing == 1.0
+        and _scale(view) == 1.0
         and load.in_tokens > 0
         and load.out_tokens > 0
     )
@@ -110,8 +111,8 @@ def _estimate(
     scale = _scale(view)
     if scale is None:
         return None, f"load is not known: none of {view.ready} ready pods reports"
-    if smoothing == 1.0 and scale == 1.0 and load.in_tokens > 0 and load.out_tokens > 0:
-        return load, ""  # as most are, in most cycles: nothing is to be made of it
+    if _is_whole(view, smoothing=smoothing):
+        return load, ""
     known = before or Load(rate_rpm=load.rate_rpm * scale, in_tokens=0.0, out_tokens=0.0)
     hoped = expected or known
     estimated = Load(
