@@ -91,13 +91,16 @@ def past_of(
     *,
     present: tuple[str, ...] = ("aaaaa", "bbbbb"),
     sets: Sequence[Json] = (),
+    refuses: str = "",
 ) -> Measured:
     """Return the past of a Deployment of which Prometheus knew *pods*, and the cluster *present*
-    ones that are two days old, and ReplicaSets.
+    ones that are two days old, and ReplicaSets. Questions for what it *refuses* fail.
     """
 
     def handle(request: httpx.Request) -> httpx.Response:
         asked = {key: value[0] for key, value in parse_qs(request.content.decode()).items()}
+        if refuses and refuses in asked["query"]:
+            return httpx.Response(503, text="overloaded")
         first_s, last_s, step_s = (float(asked[key]) for key in ("start", "end", "step"))
         times_s = [first_s + k * step_s for k in range(int((last_s - first_s) / step_s) + 1)]
         result = [
@@ -380,6 +383,17 @@ def test_workers_that_answer_by_turns_are_told_apart_or_left_out(births: bool) -
         assert whole is None
     line = "s1: counters of a pod fall again and again, and nobody tells when its processes began"
     assert any(one.startswith(line) for one in measured.problems) != births
+
+
+def test_births_that_could_not_be_asked_for_are_told() -> None:
+    """That nobody tells them is no reason to think that they are not to be had."""
+    told = Told(workers=(1000.0, 40.0))
+    measured = past_of({f"{NEW}aaaaa": told}, present=("aaaaa",), refuses=STARTED)
+    (history,) = measured.histories.values()
+    assert history.over(slice(None)) is None
+    failed = [one for one in measured.problems if "when processes began" in one]
+    assert failed
+    assert all("503" in one for one in failed)
 
 
 def test_the_load_of_pods_that_nobody_scrapes_is_told() -> None:

@@ -143,7 +143,7 @@ def read_past(
                 break
             continue
         failures = 0
-        born = partial(_births, source, span)
+        born = partial(_births, source, span, problems)
         for server, pods in share(series, servers, known=known).items():
             found[server].add(pods, names=source.table, first_s=first_s, speed=speed, born=born)
         progress(end / steps)
@@ -159,14 +159,16 @@ def read_past(
 
 
 def _births(
-    source: Prometheus, span: Mapping[str, float], pods: Sequence[PodKey]
+    source: Prometheus, span: Mapping[str, float], problems: list[str], pods: Sequence[PodKey]
 ) -> Mapping[PodKey, Sequence[Series]]:
     """Return what tells when the processes of *pods* began within a *span*; nothing where it is not
-    to be had.
+    to be had, which is one of the *problems*.
     """
     try:
         return source.births(pods, **span)
-    except PrometheusError:
+    except PrometheusError as error:
+        spoken = _span(span["start_s"] + OVERLAP_STEPS * span["step_s"], span["end_s"])
+        problems.append(f"{spoken}: when processes began: prometheus: {error}")
         return {}
 
 
