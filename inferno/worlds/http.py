@@ -61,13 +61,12 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     read_system(directory, warn=notes.append)
     # The values are checked where the policy is made.
     set_options: dict[str, Any] = options_of_policy("slo", options.policy_options)
-    policy: Policy = remote_policy(clients["optimizer"], **set_options)
+    backend = HttpBackend(collector=clients["collector"], actuator=clients["actuator"], clock=clock)
+    policy: Policy = remote_policy(clients["optimizer"], backend=backend, **set_options)
     if options.speed != 1.0:
         policy = SpedPolicy(policy=policy, speed=options.speed)
     return World(
-        backend=HttpBackend(
-            collector=clients["collector"], actuator=clients["actuator"], clock=clock
-        ),
+        backend=backend,
         policy=policy,
         data=DataSource(directory, dynamic=settings.dynamic),
         notes=tuple(notes),

@@ -4,14 +4,20 @@ changes it, and an optimizer in the place of the optimizer of this process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from loop.errors import BackendError, SpecError
 from loop.policies.slo import SloPolicy
 from loop.schema.messages import KubeResource, read_collected, update_message
-from loop.schema.optimizer_messages import Era, optimize_message, read_optimized, server_row
+from loop.schema.optimizer_messages import (
+    Era,
+    optimize_message,
+    read_optimized,
+    server_row,
+    shown_row,
+)
 
 if TYPE_CHECKING:
     from loop.backends.http_client import ServiceClient
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from loop.optimizer.solution import Solution
     from loop.ports import Clock
     from loop.spec import SystemData
-    from loop.types import Change, Snapshot
+    from loop.types import Change, ServerView, Snapshot
 
 OPTIONS = ("drain_s", "prefix_cache_trust", "compat", "era")  # of the policy that asks a service
 
@@ -57,6 +63,10 @@ class HttpBackend:
         self._seen, self._places = collected.snapshot, collected.places
         return collected.snapshot
 
+    def servers(self) -> Mapping[str, ServerView]:
+        """Return the servers as they were seen last."""
+        return {} if self._seen is None else self._seen.servers
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask the actuator for *changes* to what was seen last. Raise BackendError if that
         fails.
@@ -70,18 +80,24 @@ class RemoteOptimizer:
     """Asks *service* by POST /optimizeOne. How to size and to choose is set there.
 
     era: of when the service is. with_cost: tell what the present replicas cost; existing
-    controllers do not.
+    controllers do not. *seen* are the servers as they were seen last, of which the service shows
+    what decides nothing.
     """
 
     service: ServiceClient
     era: Era = "today"
     with_cost: bool = True
+    seen: Callable[[], Mapping[str, ServerView]] = dict
 
     def __call__(self, data: SystemData, settings: OptimizerSettings) -> Solution:  # noqa: ARG002 the port
         """Return what the service answers for the servers of *data*. Raise BackendError, of phase
         decide, if it fails.
         """
-        rows = [server_row(server, with_cost=self.with_cost) for server in data.servers.values()]
+        seen = self.seen()
+        rows = [
+            server_row(server, with_cost=self.with_cost) | shown_row(seen.get(server.name))
+            for server in data.servers.values()
+        ]
         message = optimize_message(data, rows, era=self.era)
         answer = self.service.post("optimizeOne", message, phase="decide")
         try:
@@ -98,9 +114,15 @@ class RemoteOptimizer:
         )
 
 
-def remote_policy(service: ServiceClient, *, era: Era = "today", **options: Any) -> SloPolicy:
-    """Return the SLO policy that asks *service* to optimize. Raise SpecError for an unknown option
-    or a wrong value.
+def remote_policy(
+    service: ServiceClient,
+    *,
+    backend: HttpBackend | None = None,
+    era: Era = "today",
+    **options: Any,
+) -> SloPolicy:
+    """Return the SLO policy that asks *service* to optimize, and tells it what *backend* saw last.
+    Raise SpecError for an unknown option or a wrong value.
     """
     if era not in get_args(Era):
         raise SpecError(f"policy remote: era: expected {' or '.join(get_args(Era))}, found {era!r}")
@@ -109,6 +131,7 @@ def remote_policy(service: ServiceClient, *, era: Era = "today", **options: Any)
             raise SpecError(
                 f"policy remote: expected options: one of {', '.join(OPTIONS)}; found {option!r}"
             )
-    with_cost = not options.get("compat", False)
-    optimize = RemoteOptimizer(service=service, era=era, with_cost=with_cost)
+    ours = not options.get("compat", False)
+    seen: Callable[[], Mapping[str, ServerView]] = backend.servers if backend and ours else dict
+    optimize = RemoteOptimizer(service=service, era=era, with_cost=ours, seen=seen)
     return SloPolicy(optimize=optimize, name="remote", **options)

@@ -354,6 +354,10 @@ class ServerSpec(Message):
     arrival_cv: Figure | None = ours_alone()
     # Ours: a router gives each request to the replica with the fewest.
     pooled: bool | None = ours_alone()
+    # Ours: how many replicas are ready, and how old the newest sample behind the load was when this
+    # was asked. They are shown to people, and decide nothing.
+    ready_replicas: Whole | None = ours_alone()
+    load_age_s: Figure | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)
     desired_alloc: Annotated[AllocationData, Rule(echoed=True)] = Field(
         default_factory=AllocationData

@@ -19,7 +19,7 @@ from loop.schema.reading import loose_ends, meant_system
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from loop.optimizer.rules import Objective, Rules, SolverName
     from loop.optimizer.solution import Assignment, Solution
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loop.spec import Perf, ServerData, SystemData
     from loop.types import Load
 
+    Look = Callable[[SystemData, Solution], object]
 
 BATCH_MAX = 200_000  # states of a replica that are worked out one by one
 
@@ -82,14 +83,15 @@ def optimize_json(
     time_limit_s: float | None = None,
     source: str = "system",
     warn: Warn | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Return {"allocations": …, "unallocated": {server: reason}, "totalCost": …} for the message
     *obj*.
 
     rules: by those of the Go optimizer the message is read as leniently as it reads it, and by
     those of mid 2025 the answer is in the words of that time. solver: None is the exact one (mid
-    2025: the greedy one, as it was). *warn* is told a line for what is not used and what cannot be.
-    Raise SpecError, one line, where the message is wrong.
+    2025: the greedy one, as it was). *warn* is told a line for what is not used and what cannot be,
+    *look* what was asked and found. Raise SpecError, one line, where the message is wrong.
     """
     level: Level = "files" if rules is OURS else "go"
     message = read(models.SystemData, obj, source=source, level=level, warn=warn)
@@ -105,12 +107,12 @@ def optimize_json(
         objective=objective,
         time_limit_s=time_limit_s,
     )
-    if rules is GO_2025:
-        early = read(EarlySystemData, obj, source=source)
-        rows = (early.system or early).server_data.servers
-        loads = {row.name: models.written(row.current_alloc.load) for row in rows}
-        return _early_json(optimize(data, settings), loads)
+    loads = _early_loads(obj, source=source) if rules is GO_2025 else None
     solution = optimize(data, settings)
+    if look is not None:
+        look(data, solution)
+    if loads is not None:
+        return _early_json(solution, loads)
     said = throughputs(message.spec.server_data)
     return solution_json(solution, data, throughputs=said, explain=rules is OURS)
 
@@ -210,6 +212,13 @@ def allocation_json(
             "details": dict(found.why.details),
         }
     return answer
+
+
+def _early_loads(obj: object, *, source: str) -> dict[str, Any]:
+    """Return the load of each server of *obj* as it is to be told again."""
+    early = read(EarlySystemData, obj, source=source)
+    rows = (early.system or early).server_data.servers
+    return {row.name: models.written(row.current_alloc.load) for row in rows}
 
 
 def _early_json(solution: Solution, loads: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from loop.spec import (
     SloTarget,
     SystemData,
 )
-from loop.types import Why, WhyKind, one_pool
+from loop.types import ServerView, Why, WhyKind, one_pool
 from twin.spec import SERVED_OVERHEAD_MS, Accelerator
 
 Era = Literal["today", "early"]
@@ -110,6 +110,14 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
     # Existing readers refuse a fraction in the words of all; ours sizes by it.
     row["currentAlloc"]["load"] |= {"inTokens": load.in_tokens, "outTokens": load.out_tokens}
     return row
+
+
+def shown_row(view: ServerView | None) -> Json:
+    """Return what a question tells of a server, as it was seen, for its optimizer to show."""
+    if view is None:
+        return {}
+    told = {"readyReplicas": view.ready, "loadAgeS": view.load_age_s}
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def read_optimized(answer: object) -> Solution:

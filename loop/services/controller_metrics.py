@@ -17,14 +17,14 @@ from loop.actuator import planned
 from loop.optimizer.shadow import model_errors
 from loop.policies.sped import in_world_time
 from loop.records import capacity_rows, held_servers
+from loop.services.attainment import LOOKS, Attainment, within_target
 from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
 if TYPE_CHECKING:
-    from loop.spec import SloTarget, SystemData
+    from loop.spec import SystemData
     from loop.types import Change, CycleRecord, Decision, ServerView, Snapshot, WhyKind
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
-ATTAINMENT_CYCLES = 60  # an hour of cycles of a minute
 PER_TYPE = MappingProxyType(
     {
         "inferno_gpus_available": "GPUs there are.",
@@ -42,7 +42,7 @@ PER_SERVER = MappingProxyType(
         "inferno_itl_seconds": "Mean inter-token latency, as the latest cycle saw it.",
         "inferno_slo_ttft_seconds": "The target of the time to first token.",
         "inferno_slo_itl_seconds": "The target of the inter-token latency.",
-        "inferno_slo_attainment": f"Share of the latest {ATTAINMENT_CYCLES} cycles with figures "
+        "inferno_slo_attainment": f"Share of the latest {LOOKS} cycles with figures "
         "whose mean TTFT and ITL were within target.",
     }
 )
@@ -108,14 +108,14 @@ class ControllerMetrics:
         self._errors = Gauge(
             "inferno_model_error_ratio",
             "How wrong the data of a server are: measured over estimated, less 1, by metric (ttft, "
-            f"itl, throughput, start_up), over its latest {ATTAINMENT_CYCLES} steady cycles.",
+            f"itl, throughput, start_up), over its latest {LOOKS} steady cycles.",
             ["server", "metric"],
             registry=self.registry,
         )
         self._error_logs: dict[tuple[str, str], deque[float]] = {}
         self._error_of: dict[str, tuple[str, str]] = {}  # model and accelerator by server
         self._steady_since_s: dict[str, float] = {}
-        self._met: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=ATTAINMENT_CYCLES))
+        self._met: dict[str, Attainment] = defaultdict(Attainment)
 
     @property
     def concern(self) -> Concern:
@@ -188,7 +188,7 @@ class ControllerMetrics:
                 error = getattr(errors, metric)
                 if error is None:
                     continue
-                logs = self._error_logs.setdefault((name, metric), deque(maxlen=ATTAINMENT_CYCLES))
+                logs = self._error_logs.setdefault((name, metric), deque(maxlen=LOOKS))
                 # Ratios: twice as slow and twice as fast are as wrong as each other.
                 logs.append(math.log1p(error))
                 self._errors.labels(name, metric).set(math.expm1(sum(logs) / len(logs)))
@@ -215,13 +215,13 @@ class ControllerMetrics:
     def _figures(self, view: ServerView, data: SystemData | None) -> dict[str, float | None]:
         """Return what is shown of a server, by metric, once its cycle is judged."""
         target = data.target(service_class=view.service_class, model=view.model) if data else None
-        met = within_target(view, target)
+        met = within_target(target, ttft_ms=view.ttft_ms, itl_ms=view.itl_ms)
         if met is not None:
             if view.name not in self._met:
                 # As with failures: the first miss would be hidden from rate().
                 for outcome in OUTCOMES:
                     self._judged.labels(view.name, outcome)
-            self._met[view.name].append(met)
+            self._met[view.name].add(met=met)
             self._judged.labels(view.name, "met" if met else "missed").inc()
         of_late = self._met.get(view.name)
         return {
@@ -230,7 +230,7 @@ class ControllerMetrics:
             "inferno_itl_seconds": _seconds(view.itl_ms),
             "inferno_slo_ttft_seconds": _seconds((target and target.slo_ttft_ms) or None),
             "inferno_slo_itl_seconds": _seconds((target and target.slo_itl_ms) or None),
-            "inferno_slo_attainment": sum(of_late) / len(of_late) if of_late else None,
+            "inferno_slo_attainment": of_late.share if of_late else None,
         }
 
 
@@ -265,21 +265,3 @@ def _short(decision: Decision) -> dict[str, WhyKind]:
 
 def _seconds(figure_ms: float | None) -> float | None:
     return None if figure_ms is None else figure_ms / 1000.0
-
-
-def within_target(view: ServerView, target: SloTarget | None) -> bool | None:
-    """Tell whether the latencies that were seen are within *target*; None if there is no target for
-    a figure that was seen.
-    """
-    if target is None:
-        return None
-    # 0 means "not set" in the data files.
-    judged = [
-        seen_ms <= target_ms
-        for seen_ms, target_ms in (
-            (view.ttft_ms, target.slo_ttft_ms),
-            (view.itl_ms, target.slo_itl_ms),
-        )
-        if seen_ms is not None and target_ms > 0.0
-    ]
-    return all(judged) if judged else None

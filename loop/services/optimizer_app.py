@@ -8,12 +8,13 @@ one by one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
+from loop.clocks import MonotonicClock
 from loop.errors import SpecError
 from loop.optimizer.front import optimize
 from loop.optimizer.rules import OptimizerSettings
@@ -33,14 +34,16 @@ from loop.services import optimizer_store as store
 from loop.services.answers import Json, JsonText, body_of, message
 from loop.services.auth import TokenSource
 from loop.services.optimizer_habits import Habits, habits_of
+from loop.services.optimizer_metrics import OptimizerMetrics
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
 from loop.services.scaffold import BODY_BYTES_MAX, create_app
-from loop.types import WarningKind
 from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
 
+if TYPE_CHECKING:
+    from loop.ports import Clock
+
 Answer = dict[str, Any]
-DECIDE: WarningKind = "decide"
 
 
 def make_optimizer_app(
@@ -49,18 +52,20 @@ def make_optimizer_app(
     stateful: bool = False,
     token: TokenSource | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
+    clock: Clock | None = None,
 ) -> FastAPI:
     """Return the service. stateful: with the verbs that change a system that it keeps, else with
     those that show.
 
     settings.rules: by those of the Go optimizer, answers as its service, 404 where a server is left
     without an allocation; by those of mid 2025, only /optimizeOne, for messages of that time.
-    Call app.state.stop() before the server ends: it lets nobody in any more and waits a moment for
-    those inside.
+    *clock* tells how old a question is. Call app.state.stop() before the server ends: it lets
+    nobody in any more and waits a moment for those inside.
     """
     early = settings.rules is GO_2025
     assert not (stateful and early), "the verbs are those of today"
     registry = CollectorRegistry()
+    metrics = OptimizerMetrics(registry, MonotonicClock() if clock is None else clock)
     app = create_app(
         "optimizer",
         token=token,
@@ -80,41 +85,29 @@ def make_optimizer_app(
         return message(problem.status, str(problem))
 
     if early:
-        app.include_router(_early_optimization(settings))
+        app.include_router(_early_optimization(settings, metrics))
     else:
         desk = Desk(stateful=stateful, habits=habits_of(settings.rules))
-        app.include_router(_optimization(desk, settings, warnings=_warnings(registry)))
+        app.include_router(_optimization(desk, settings, metrics))
         app.include_router(make_verbs(desk))
     return app
 
 
-def _warnings(registry: CollectorRegistry) -> Counter:
-    """Return what counts the warnings of answers, by their kind."""
-    text = "Warnings of answers: servers that get nothing, and what else an answer notes."
-    found = Counter("inferno_warnings", text, ["kind"], registry=registry)
-    # A series that appears with its first warning would hide that warning from rate().
-    found.labels(DECIDE)
-    return found
-
-
-def _optimization(desk: Desk, settings: OptimizerSettings, *, warnings: Counter) -> APIRouter:
+def _optimization(desk: Desk, settings: OptimizerSettings, metrics: OptimizerMetrics) -> APIRouter:
     habits = desk.habits
     solution = ExplainedSolution if habits.explains else AllocationSolution
     router = APIRouter(tags=["optimize"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
 
-    def told(answer: Answer) -> Json:
-        warnings.labels(DECIDE).inc(len(answer["unallocated"]) + ("note" in answer))
-        return _told(answer, habits)
+    def optimized(system: System, flags: OptimizerSpec) -> tuple[System, Answer]:
+        return _optimized(system, flags, settings, habits, metrics)
 
     def optimize_one(body: SystemData) -> Json:
         """Optimize the system of the body, and keep it as the one that the other verbs see."""
         spec = body.spec
-        system, answer = _optimized(
-            store.system_of(spec), spec.optimizer_data.flags, settings, habits
-        )
+        system, answer = optimized(store.system_of(spec), spec.optimizer_data.flags)
         desk.change(lambda _before: system)
-        return told(answer)
+        return _told(answer, habits)
 
     def optimize_kept(body: OptimizerData) -> Json:
         """Optimize the system that the other verbs built up; /applyAllocation then makes the
@@ -122,8 +115,8 @@ def _optimization(desk: Desk, settings: OptimizerSettings, *, warnings: Counter)
         """
         flags = body.flags if habits.reads_wrapped_flags else body
         with desk.lock:
-            desk.system, answer = _optimized(desk.system, flags, settings, habits)
-        return told(answer)
+            desk.system, answer = optimized(desk.system, flags)
+        return _told(answer, habits)
 
     optimize_one.__annotations__["body"] = body_of(SystemData, habits.level)
     optimize_kept.__annotations__["body"] = body_of(OptimizerData, habits.level)
@@ -133,7 +126,7 @@ def _optimization(desk: Desk, settings: OptimizerSettings, *, warnings: Counter)
     return router
 
 
-def _early_optimization(settings: OptimizerSettings) -> APIRouter:
+def _early_optimization(settings: OptimizerSettings, metrics: OptimizerMetrics) -> APIRouter:
     """Return the route for messages of mid 2025. A server that is left without an allocation is
     absent from the answer, as it was.
     """
@@ -149,6 +142,7 @@ def _early_optimization(settings: OptimizerSettings) -> APIRouter:
             objective=settings.objective,
             time_limit_s=settings.time_limit_s,
             source="body",
+            look=metrics.answered,
         )
         return Json({"allocations": answer["allocations"]})
 
@@ -156,9 +150,15 @@ def _early_optimization(settings: OptimizerSettings) -> APIRouter:
 
 
 def _optimized(
-    system: System, flags: OptimizerSpec, settings: OptimizerSettings, habits: Habits
+    system: System,
+    flags: OptimizerSpec,
+    settings: OptimizerSettings,
+    habits: Habits,
+    metrics: OptimizerMetrics,
 ) -> tuple[System, Answer]:
-    """Return *system* with what each server shall have, and the answer that says so."""
+    """Return *system* with what each server shall have, and the answer that says so; show it in
+    *metrics*.
+    """
     spec = store.spec_of(system, flags)
     data = system_data(spec)
     if habits.bounds_batches:
@@ -169,6 +169,8 @@ def _optimized(
     rows = {name: row for name, row in answer["allocations"].items() if not row.get("parts")}
     for name, row in rows.items():
         _check_measure(name, row)
+    refused = bool(solution.unserved) and not habits.explains
+    metrics.answered(data, solution, servers=spec.server_data.servers, refused=refused)
     return store.with_desired(system, rows, unserved_keeps=habits.unserved_keeps), answer
 
 

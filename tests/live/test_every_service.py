@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,10 @@ from loop.services.door import DoorSettings
 from loop.services.optimizer_app import make_optimizer_app
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Snapshot
+from tests.live.optimizer_bodies import body, server
 from tests.live.optimizer_served import DEADLINE_S, eventually
 from tests.live.optimizer_served import serving as serving_app
+from tests.live.prometheus_server import program
 from tests.live.served import serving as serving_controller
 from tests.live.world_served import serving_world
 
@@ -86,6 +89,22 @@ def test_probes_and_metrics_answer(service: httpx.Client) -> None:
         if sample.name == "inferno_requests_total"
     ]
     assert found == [("GET", "404", 1.0)], "probes and scrapes do not count"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_promtool_takes_the_page_of_metrics(name: str, world: CountedBackend) -> None:
+    """A page with a metric told twice, or of no type, is scraped in part or not at all."""
+    tool = program("promtool")
+    bodies = {"optimizer": body(server()), "actuator": {"allocations": {}}}
+    method, path = VERBS[name]
+    with serving_one(name, world) as client:
+        assert client.request(method, path, json=bodies.get(name)).status_code == 200
+        page = client.get("/metrics").text
+    assert "inferno_desired_replicas{" in page
+    done = subprocess.run(
+        [tool, "check", "metrics"], input=page, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["controller", "actuator"])

@@ -12,14 +12,17 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.schema.optimizer_json import optimize_json
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.scaffold import Gate
 from loop.services.serving import listen
+from loop.testing.fakes import ManualClock
 from tests.live.optimizer_bodies import SYSTEM, body, fill, many_bodies, server
 from tests.live.optimizer_served import DEADLINE_S, difference, eventually, serving
 
@@ -135,6 +138,92 @@ def test_warnings_of_answers_are_counted() -> None:
             assert f'inferno_warnings_total{{kind="decide"}} {expected:.1f}' in page
             lost = [server(name, model="none") for name in ("s2", "s3")]
             client.post("/optimizeOne", json=body(server(), *lost))
+
+
+def shown(client: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Return what /metrics shows of servers, by name and values of labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.labels.keys() & {"server", "reason"}
+    }
+
+
+def allocated(**figures: float) -> dict[str, Any]:
+    """Return the present allocation of a server of `optimizer_bodies`, with *figures*."""
+    load = server()["currentAlloc"]["load"]
+    return {"accelerator": "A100", "numReplicas": 2, "load": load, **figures}
+
+
+def test_metrics_tell_what_the_latest_questions_and_answers_said_of_servers() -> None:
+    """Of five processes each is looked at by itself; what nobody told is absent, and not zero."""
+    clock = ManualClock()
+
+    def advance(seconds: float) -> None:
+        clock.time_s += seconds
+
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS), clock=clock)
+    with serving(app) as client:
+        assert shown(client) == {}
+        told = server("s1", readyReplicas=2, loadAgeS=4.5, currentAlloc=allocated(itlAverage=70))
+        answer = client.post("/optimizeOne", json=body(told, server("s2", model="none"))).json()
+        found = answer["allocations"]["s1"]
+        assert shown(client) == {
+            ("inferno_desired_replicas", found["accelerator"], "s1"): found["numReplicas"],
+            ("inferno_ready_replicas", "s1"): 2.0,
+            ("inferno_load_age_seconds", "s1"): 4.5,
+            ("inferno_slo_attainment", "s1"): 1.0,
+            ("inferno_question_age_seconds", "s1"): 0.0,
+            ("inferno_question_age_seconds", "s2"): 0.0,
+            ("inferno_held_servers", "infeasible"): 1.0,
+        }
+        advance(60.0)
+        slow = server("s1", currentAlloc=allocated(itlAverage=90, ttftAverage=10))
+        for _ in range(3):  # a cycle may ask several times of what it saw once
+            client.post("/optimizeOne", json=body(slow))
+        page = shown(client)
+        assert page["inferno_slo_attainment", "s1"] == 0.5
+        assert page["inferno_question_age_seconds", "s2"] == 60.0
+        assert not {name for name, *_ in page} & {
+            "inferno_ready_replicas",
+            "inferno_load_age_seconds",
+        }
+        advance(301.0)
+        page = shown(client)
+        assert page["inferno_question_age_seconds", "s1"] == 301.0
+        assert ("inferno_held_servers", "infeasible") not in page, "nobody has asked for long"
+        advance(301.0)
+        client.post("/optimizeOne", json=body(server("s3")))
+        assert {
+            name for kind, name, *_ in shown(client) if kind.endswith("question_age_seconds")
+        } == {"s3"}
+
+
+def test_an_answer_that_was_refused_leaves_what_was_to_be_before() -> None:
+    """Who asks the Go service for what one server cannot have skips that cycle."""
+    with serving(make_optimizer_app(settings=COMPAT)) as client:
+        answer = client.post("/optimizeOne", json=body(server())).json()["allocations"]["s1"]
+        kept = ("inferno_desired_replicas", answer["accelerator"], "s1")
+        refused = client.post("/optimizeOne", json=body(server(rpm=900.0), server("s2", model="x")))
+        page = shown(client)
+    assert refused.status_code == 404
+    assert page[kept] == answer["numReplicas"]
+    assert page["inferno_held_servers", "infeasible"] == 1.0
+
+
+def test_an_optimizer_for_early_messages_shows_the_same() -> None:
+    """Its answers have other words; what they mean is the same."""
+    early = body(server())
+    (one,) = early["system"]["serviceClassData"]["serviceClasses"][:1]
+    target = {"model": "m", "slo-itl": 80, "slo-ttw": 1000}
+    early["system"]["serviceClassData"]["serviceClasses"] = [
+        {"name": one["name"], "priority": 1, **target}
+    ]
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=GO_2025))) as client:
+        answer = client.post("/optimizeOne", json=early).json()["allocations"]["s1"]
+        page = shown(client)
+    assert page["inferno_desired_replicas", answer["accelerator"], "s1"] == answer["numReplicas"]
 
 
 def test_in_compat_a_server_that_cannot_be_served_fails_the_request() -> None:

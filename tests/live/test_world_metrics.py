@@ -8,15 +8,22 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from loop.backends.http import remote_policy
+from loop.controller import Controller
+from loop.data import FixedData
 from loop.errors import BackendError
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.records import held_servers
 from loop.schema.messages import update_message
 from loop.services.controller_metrics import ControllerMetrics
+from loop.services.optimizer_app import make_optimizer_app
 from loop.services.world_metrics import WorldMetrics, concern_of
-from loop.testing.fakes import FakeBackend, change, server_view, system
+from loop.testing.fakes import FakeBackend, ManualClock, change, server_view, system
 from loop.types import CycleRecord, Decision, Load, ServerView, Snapshot, Target, Why
+from tests.live.optimizer_served import serving as serving_app
 from tests.live.served import GatedBackend, serving
-from tests.live.world_served import serving_world
+from tests.live.world_served import client_of, serving_world
 
 Samples = dict[tuple[str, ...], float]
 
@@ -376,6 +383,33 @@ def test_collector_and_actuator_show_the_world_too() -> None:
     assert collected["inferno_held_servers", "held-unknown"] == 1.0
     assert asked["inferno_desired_replicas", "H100", "s1"] == 4.0
     assert asked["inferno_held_servers", "held-by-request"] == 1.0
+
+
+def test_an_optimizer_shows_what_the_controller_saw_of_the_servers_it_asks_about() -> None:
+    """It sees no world: who asks tells it what decides nothing, so that each process can be looked
+    at by itself.
+    """
+    world = FakeBackend([server_view("s1", load_age_s=4.0, itl_ms=11.0), server_view("s2")])
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS))
+    with serving_world(world) as services, serving_app(app) as optimizer:
+        client = client_of("optimizer", optimizer)
+        loop = Controller(
+            backend=services.backend,
+            policy=remote_policy(client, backend=services.backend),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        record = loop.cycle(60.0)
+        page = samples(optimizer.get("/metrics").text)
+        client.close()
+    assert record.decision is not None
+    target = record.decision.targets["s1"]
+    assert page["inferno_desired_replicas", target.accelerator, "s1"] == target.replicas
+    assert page["inferno_ready_replicas", "s1"] == page["inferno_ready_replicas", "s2"] == 2.0
+    assert page["inferno_load_age_seconds", "s1"] == 4.0
+    assert ("inferno_load_age_seconds", "s2") not in page, "nobody told"
+    assert page["inferno_slo_attainment", "s1"] == 1.0
+    assert ("inferno_slo_attainment", "s2") not in page
 
 
 def test_a_collector_whose_source_is_silent_is_not_ready_and_says_why() -> None:
