@@ -230,8 +230,11 @@ def average_value_replicas(
     """
     ratio = total / (target * status) if status else math.inf
     usage = -(-total // status) if status else 0
+    if total >= INT64_MAX:
+        # A sum that has run over stays what it is, however many share it.
+        usage = INT64_MAX
     replicas = status if tolerance.holds(ratio) else min(-(-total // target), INT32_MAX)
-    return Proposal(replicas=replicas, usage=min(usage, INT64_MAX))
+    return Proposal(replicas=replicas, usage=usage)
 
 
 def saturating_sum(values: Sequence[int]) -> int:

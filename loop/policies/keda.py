@@ -122,7 +122,7 @@ class KedaPolicy:
     waits at the router.
 
     A trigger is active above *activation* (of the metric, not of its share). fallback_replicas,
-    if it is given, is what a server gets after failure_threshold polls without a metric.
+    if it is given, is what a server gets after failure_threshold syncs of the HPA without a metric.
     """
 
     target: float = 0.6
@@ -178,9 +178,11 @@ class KedaPolicy:
         if due or not self.use_cached_metrics:
             total = 0.0 if failed else total_of(view, self.metric)
         if due:
-            failures = kept.failures + 1 if failed else 0
             active_s = now_s if total > self.activation and not failed else kept.active_s
-            kept = replace(kept, polled_s=now_s, failures=failures, active_s=active_s, total=total)
+            kept = replace(kept, polled_s=now_s, active_s=active_s, total=total)
+        # The HPA's questions are what is counted, and it asks nothing of a server at zero.
+        asked = view.wanted > 0
+        kept = replace(kept, failures=(kept.failures + asked) if failed else 0)
         scaler = Scaler(
             least=bounds.low,
             idle=self.idle_replicas,

@@ -382,7 +382,8 @@ class KpaPolicy:
         return Choice(replicas=replicas, why=why)
 
     def _begin(self, view: ServerView, now_s: float) -> Kept:
-        panic_s = max(round(self.stable_window_s * self.panic_window_share), 1)
+        # Half a second goes up, as Go rounds: Python's round takes the even neighbour.
+        panic_s = max(math.floor(self.stable_window_s * self.panic_window_share + 0.5), 1)
         return Kept(
             stable=Buckets(window_s=self.stable_window_s, weighted=self.weighted),
             panic=Buckets(window_s=panic_s, weighted=self.weighted),

@@ -188,7 +188,10 @@ def decided(
         return max(math.ceil(config.upscaling_factor), target), pending
     wanted = desired
     if wanted is None:
-        wanted = demand / config.target_ongoing_requests if current else target
+        wanted = target
+        if current:
+            # In the order of the original: a last digit decides over a whole replica.
+            wanted = current * (demand / (config.target_ongoing_requests * current))
     replicas = max(scaled(wanted, current=current, config=config), 0)
     if current == 0 and replicas > 0:
         # What starts is waited for: no delay is counted meanwhile, and none is forgotten.

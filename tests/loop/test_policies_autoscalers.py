@@ -127,6 +127,14 @@ def test_kpa_panics_in_a_burst_and_leaves_with_the_window() -> None:
     assert found[at_470] == 1
 
 
+def test_kpa_rounds_half_a_second_of_its_short_window_up() -> None:
+    """As Go does; Python's round takes the even neighbour, 12 s of 12.5."""
+    policy = make_policy("kpa", stable_window_s=125.0)
+    view = under(lambda _now_s: 6)(2.0, 1)
+    _, state = policy.decide(Snapshot(now_s=2.0, servers={"s1": view}), system(), policy.start())
+    assert state["s1"].panic.window_s == 13.0
+
+
 def test_samples_of_the_window_are_taken_once() -> None:
     """A sample that is counted twice would be two."""
     gauges = tuple(GaugeSample(float(at_s), at_s, 0) for at_s in range(1, 6))
@@ -201,15 +209,15 @@ def test_keda_takes_a_server_to_zero_after_its_cooldown_and_back_at_a_poll() -> 
 
 def test_keda_falls_back_to_what_is_told_once_the_metric_fails() -> None:
     """The HPA is told a total that comes to the fallback."""
-    policy = make_policy("keda", fallback_replicas=4, failure_threshold=1)
+    policy = make_policy("keda", fallback_replicas=4, failure_threshold=3)
     view = server_view(sample_age_s=None, max_batch=10)
     state, found = policy.start(), []
     for number in range(1, 9):
         sight = Snapshot(now_s=15.0 * number, servers={"s1": view})
         decision, state = policy.decide(sight, system(), state)
         found.append(decision.targets["s1"].replicas)
-    assert found[:2] == [2, 2]
-    assert found[-1] == 4
+    # Counted is what the HPA is told each 15 s, not the poll of 30 s.
+    assert found == [2, 2, 2, 4, 4, 4, 4, 4]
     totals = [
         keda.fallback_total(6.0, replicas=4, current=7, behavior=behavior)
         for behavior in ("static", "current", "current_if_higher", "current_if_lower")

@@ -152,18 +152,24 @@ def _lower_bound(case: Case) -> None:
     gpus, most = case["gpus_per_replica"], case["max_gpus"]
     least = case.get("prefill_min_endpoint", 1), case.get("decode_min_endpoint", 1)
     current = case["current_prefill"], case["current_decode"]
-    raw, step = (case["raw_prefill"], case["raw_decode"]), case["max_delta"]
+    raw, step = (case.get("raw_prefill"), case.get("raw_decode")), case["max_delta"]
     facts: dict[str, int] = {}
     single = case["single_component"]
     if single is None:
         pair = throughput_pair(
-            raw, current=current, step=step, gpus=(gpus, gpus), most_gpus=most, least=least
+            # If one of the two cannot be sized, both stay.
+            current if None in raw else raw,
+            current=current,
+            step=step,
+            gpus=(gpus, gpus),
+            most_gpus=most,
+            least=least,
         )
         facts = dict(zip(("lower_bound_prefill", "lower_bound_decode"), pair, strict=True))
     else:
-        index = ("prefill", "decode").index(single)
-        facts[f"lower_bound_{single}"] = throughput_single(
-            raw[index],
+        index = int(single != "prefill")
+        facts[("lower_bound_prefill", "lower_bound_decode")[index]] = throughput_single(
+            current[index] if raw[index] is None else raw[index],
             current=current[index],
             step=step,
             gpus=gpus,

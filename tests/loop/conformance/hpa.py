@@ -169,6 +169,8 @@ def _total(case: Case) -> int:
 
 def _value_metric(case: Case) -> Proposal:
     pods = _in_full(case)["pods"]
+    if not pods and case["current_replicas"]:
+        raise MetricError("no pods returned by selector while calculating replica count")
     ready = sum(pod["phase"] == "Running" and bool(pod["ready"]) for pod in pods)
     return value_replicas(
         case["current_replicas"],

@@ -31,7 +31,7 @@ def _sequence(case: Case) -> None:
     for step in case["steps"]:
         if "spec_update" in step:
             spec = _spec(step["spec_update"])
-        if step["stable"] is None or step["panic"] is None or step["ready"] is None:
+        if None in (step.get("stable"), step.get("panic"), step.get("ready")):
             expect(step["expected"], {"desired": 0, "ebc": 0, "valid": False})
             continue
         found = scale(
@@ -49,6 +49,7 @@ def _sequence(case: Case) -> None:
         facts = {
             "desired": found.replicas,
             "panic_since_s": memory.since_s,
+            "panicking": memory.since_s is not None,
             "max_panic_pods": memory.most,
             "valid": True,
         }
@@ -103,7 +104,7 @@ def _window_average(case: Case) -> None:
     for op in case["ops"]:
         if op["op"] == "record":
             buckets = buckets.record(op["t_s"], op["value"])
-        elif op["op"] == "resize":
+        elif op["op"].startswith("resize"):
             buckets = buckets.resized(op["window_s"])
         elif op["op"] == "average":
             found = buckets.average(op["t_s"])

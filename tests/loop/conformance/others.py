@@ -158,14 +158,13 @@ def _analyze(case: Case) -> None:
 
 
 def _replica(told: Any) -> Replica:
-    def of(name: str, missing: tuple[str, ...]) -> Any:
+    def of(name: str, begin: str) -> Any:
         # A value that was not scraped is told as such beside a zero, or left out.
-        return None if any(told.get(one) for one in missing) else told.get(name)
+        missing = [one for one in told if one.startswith(begin) and one.endswith("missing")]
+        return None if any(told[one] for one in missing) else told.get(name)
 
     return Replica(
-        variant=told["variant"],
-        kv_usage=of("kv_usage", ("kv_usage_missing", "kv_missing", "kv_cache_usage_missing")),
-        queue=of("queue", ("queue_missing", "queue_length_missing")),
+        variant=told["variant"], kv_usage=of("kv_usage", "kv"), queue=of("queue", "queue")
     )
 
 
