@@ -29,6 +29,7 @@ class Limits:
 
 NO_LIMITS = Limits()
 UNCHANGED = Why(kind="unchanged")
+ASLEEP = Why(kind="asleep", text="it has no replicas, so nobody can tell whether requests come")
 ROUNDING = 1e-9  # of a mean over pods, from which their sum is reckoned
 LONGEST = (
     3.0  # the longest answers, in means: one in twenty of an exponential distribution is longer
@@ -311,6 +312,20 @@ def with_holds(decision: Decision, snapshot: Snapshot) -> Decision:
         target = targets.get(name)
         if view.hold is not None and not (target is not None and target.held):
             targets[name] = Target(server=name, pools=view.pools, why=view.hold, held=True)
+    return replace(decision, targets=targets)
+
+
+def with_sleepers(decision: Decision, snapshot: Snapshot) -> Decision:
+    """Return *decision* in which servers that are asleep are told as that, whatever the policy
+    calls them: no data are missing that could come.
+    """
+    targets = dict(decision.targets)
+    for name in snapshot.asleep:
+        target, hold = targets.get(name), snapshot.servers[name].hold
+        if target is None or hold is not None or not target.held:
+            continue
+        if target.why.kind == "held-unknown":
+            targets[name] = replace(target, why=ASLEEP)
     return replace(decision, targets=targets)
 
 

@@ -19,6 +19,7 @@ from loop.actuator import (
     shut_out,
     with_holds,
     with_room_for_what_runs,
+    with_sleepers,
     with_upper_bounds,
     within_budget,
     within_shared,
@@ -276,7 +277,7 @@ class Controller:
         except BackendError as error:
             return _failed(record, error), memory
         notes = decision.notes
-        decision = with_holds(decision, record.estimated)
+        decision = with_sleepers(with_holds(decision, record.estimated), record.estimated)
         if self._settings.mode == "export":
             decision = replicas_only(decision, record.estimated)
         budget = self._settings.budget_usd_per_h

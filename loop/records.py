@@ -129,9 +129,24 @@ def held_servers(record: CycleRecord) -> dict[str, str]:
         target = record.decision.targets.get(name)
         if record.paused or view.hold is not None:
             held[name] = view.hold.kind if view.hold is not None else "paused"
-        elif target is None or target.held:
-            held[name] = target.why.kind if target is not None else "undecided"
+        elif target is None:
+            held[name] = "undecided"
+        elif is_held(target):
+            held[name] = target.why.kind
     return held
+
+
+def sleeping_servers(record: CycleRecord) -> list[str]:
+    """Return the servers that are asleep by the decision."""
+    targets = record.decision.targets if record.decision is not None else {}
+    return [name for name, target in targets.items() if target.why.kind == "asleep"]
+
+
+def is_held(target: Target) -> bool:
+    """Tell whether *target* leaves a server as it is although more might be asked for it. One that
+    is asleep waits for people, and for no data.
+    """
+    return target.held and target.why.kind != "asleep"
 
 
 def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
@@ -381,7 +396,7 @@ def _explained(target: Target | None, desired: Change, unserved: Why | None) -> 
     """Return why: a server that is absent from the decision is held."""
     return {
         "policyReplicas": target.replicas if target else desired.replicas,
-        "held": target.held if target else True,
+        "held": is_held(target) if target else True,
         "reason": target.why.text if target else "",
         "reasonKind": target.why.kind if target else "",
         "unserved": unserved.text if unserved else None,

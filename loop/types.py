@@ -247,7 +247,7 @@ class ServerView(OfPools):
     def asleep(self) -> bool:
         """Tell whether it has no replicas, and nobody tells whether requests come to it."""
         pods = self.ready or self.starting or self.pending or self.draining
-        return self.load is None and not (self.wanted or pods)
+        return self.load is None and not (self.wanted or pods or self.backlog)
 
     @property
     def types(self) -> frozenset[str] | None:
@@ -320,6 +320,15 @@ class Snapshot:
     window_s: float | None = None
     scrape_interval_s: float | None = None
 
+    @property
+    def asleep(self) -> frozenset[str]:
+        """Return the servers without replicas of which only pods could tell whether requests come.
+        While the source of metrics is away that is known of none.
+        """
+        if self.source_error:
+            return frozenset()
+        return frozenset(name for name, view in self.servers.items() if view.asleep)
+
 
 WhyKind = Literal[
     "slo-itl",  # this target binds: a replica takes no more within it
@@ -331,7 +340,7 @@ WhyKind = Literal[
     "infeasible",  # no accelerator can meet the targets, whatever the capacity
     "no-load",  # zero arrivals are known
     "held-unknown",  # the load is not known, so nothing changes
-    "asleep",  # the same of a server without replicas, where nobody could tell
+    "asleep",  # it has no replicas, so that nobody can tell its load: it stays so, and is not held
     "in-flight",  # what runs in the pods needs the replicas
     "bound",  # a minimum or maximum of replicas decided
     "paused",  # people have said that nothing is to be asked for it

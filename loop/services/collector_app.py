@@ -81,12 +81,13 @@ class Collecting:
         """Show and tell what an operator has to know of the world."""
         before = self._metrics.concern
         # Who asks decides; a server whose load is not known is told of as one to be held.
+        asleep = reading.snapshot.asleep
         held = {
-            name: "asleep" if view.asleep else "held-unknown"
+            name: "held-unknown"
             for name, view in reading.snapshot.servers.items()
-            if view.load is None
+            if view.load is None and name not in asleep
         }
-        self._metrics.look(seen, desired=seen.servers, held=held, now_s=seen.now_s)
+        self._metrics.look(seen, desired=seen.servers, held=held, asleep=asleep, now_s=seen.now_s)
         self._metrics.warn(["observe"] * len(seen.warnings) + ["estimate"] * len(reading.warnings))
         concern = self._metrics.concern
         if concern.line and concern != before:

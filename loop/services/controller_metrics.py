@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from loop.actuator import planned
 from loop.optimizer.shadow import model_errors
 from loop.policies.sped import in_world_time
-from loop.records import capacity_rows, held_servers
+from loop.records import capacity_rows, held_servers, sleeping_servers
 from loop.services.attainment import LOOKS, Attainment, within_target
 from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
@@ -143,6 +143,7 @@ class ControllerMetrics:
             record.seen,
             desired=desired,
             held=held_servers(record),
+            asleep=sleeping_servers(record),
             now_s=record.now_s,
             refused={
                 name: target.why.text

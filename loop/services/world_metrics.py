@@ -92,11 +92,16 @@ NAMED_MAX = 3
 
 
 def concern_of(
-    seen: Snapshot, held: Reasons, *, silent: int, refusals: Refusals = NO_REFUSALS
+    seen: Snapshot,
+    held: Reasons,
+    *,
+    silent: int,
+    asleep: Collection[str] = (),
+    refusals: Refusals = NO_REFUSALS,
 ) -> Concern:
     """Return what is amiss with what was *seen*, the worst first, of which the *held* servers get
-    no changes. *silent* is for how many looks in a row the source of metrics has told nothing,
-    *refusals* what the world has refused.
+    no changes, and those *asleep* have no replicas. *silent* is for how many looks in a row the
+    source of metrics has told nothing, *refusals* what the world has refused.
     """
     if seen.source_error:
         line = f"the source of metrics tells nothing: {seen.source_error}"
@@ -109,10 +114,14 @@ def concern_of(
         )
     if refusals.concern.line:
         return refusals.concern
-    reasons = Counted(held.get(name, "unchanged") for name in seen.servers)
+    reasons = Counted(held.get(name, "unchanged") for name in seen.servers if name not in asleep)
+    if not reasons:
+        line = f"all of {len(asleep)} servers have no replicas, and nobody can tell their load"
+        return Concern(line=line)
     if ON_PURPOSE.isdisjoint(reasons):
         why = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        return Concern(line=f"all of {len(seen.servers)} servers are held: {why}")
+        others = f"; {len(asleep)} are asleep" if asleep else ""
+        return Concern(line=f"all of {reasons.total()} servers are held: {why}{others}")
     return NO_CONCERN
 
 
@@ -156,6 +165,12 @@ class WorldMetrics:
         self._held = ReasonGauge(
             "inferno_held_servers", "Servers of which nothing is asked, by reason.", registry
         )
+        self._asleep = Gauge(
+            "inferno_asleep",
+            "1 for each server without replicas of which nobody can tell whether requests come.",
+            ["server"],
+            registry=registry,
+        )
         self._age = Gauge(
             "inferno_load_age_seconds",
             "Age of the newest sample behind the load of a server.",
@@ -185,20 +200,26 @@ class WorldMetrics:
         desired: Mapping[str, OfPools],
         held: Reasons,
         now_s: float,
+        asleep: Collection[str] = (),
         refused: Mapping[str, str] = NOTHING,
         taken: bool = False,
     ) -> None:
         """Take in what was *seen*, what servers should have (those of which that is not told keep
-        what was shown), which of them are *held*, and why; and whose changes were *refused*, with
-        what words, and whether others were *taken*.
+        what was shown), which of them are *held*, and why, and which are *asleep*; and whose
+        changes were *refused*, with what words, and whether others were *taken*.
         """
         self._silent = self._silent + 1 if seen.source_error else 0
         self._refusals = self._refusals.after(refused, taken=taken, there=seen.servers)
-        self.concern = concern_of(seen, held, silent=self._silent, refusals=self._refusals)
+        self.concern = concern_of(
+            seen, held, asleep=asleep, silent=self._silent, refusals=self._refusals
+        )
         if self.concern.line:
             self.warn([CONCERN])
         self.hold(held)
         self._missing.clear()
+        self._asleep.clear()
+        for name in asleep:
+            self._asleep.labels(name).set(1.0)
         for name, view in seen.servers.items():
             self._ready.labels(name).set(view.ready)
             if view.missing is not None:

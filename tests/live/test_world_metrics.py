@@ -14,7 +14,8 @@ from loop.data import FixedData
 from loop.errors import BackendError
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
-from loop.records import held_servers
+from loop.policies import make_policy
+from loop.records import held_servers, record_line
 from loop.schema.messages import update_message
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.optimizer_app import make_optimizer_app
@@ -260,6 +261,50 @@ def test_nothing_is_amiss_where_some_act_or_all_are_held_on_purpose() -> None:
     two = snapshot(server_view("s1"), server_view("s2"))
     assert not concern_of(two, {"s1": "held-unknown"}, silent=0).line
     assert not concern_of(two, {"s1": "unchanged", "s2": "unchanged"}, silent=0).line
+
+
+def test_a_server_without_replicas_that_nobody_can_see_is_told_and_is_no_fault() -> None:
+    """Somebody put it there: it was counted as held in each cycle for ever. While the source of
+    metrics is away nobody knows that it is only that.
+    """
+    zero = server_view("s2", load=None, wanted=0, ready=0)
+    waits = server_view("s3", load=None, wanted=0, ready=0, backlog=5)
+    for policy in ("slo", "hpa", "predictive"):
+        world = FakeBackend([server_view("s1"), zero])
+        loop = Controller(
+            backend=world, policy=make_policy(policy), data=FixedData(system()), clock=ManualClock()
+        )
+        metrics = ControllerMetrics()
+        made = loop.cycle(60.0)
+        metrics.observe(made)
+        page = shown(metrics.registry)
+        assert page["inferno_asleep", "s2"] == 1.0
+        assert not sum(value for key, value in page.items() if key[0] == "inferno_held_servers")
+        row = {each["name"]: each for each in record_line(made)["servers"]}["s2"]
+        assert (row["held"], row["reasonKind"], row["replicas"]) == (False, "asleep", 0)
+        assert "s2" not in {one.server for one in made.changes}
+        world.source_error = "prometheus: away"
+        metrics.observe(loop.cycle(120.0))
+        page = shown(metrics.registry)
+        assert ("inferno_asleep", "s2") not in page
+        assert page["inferno_held_servers", "held-unknown"] >= 1.0
+        world.source_error, world.views["s3"] = "", waits
+        metrics.observe(loop.cycle(180.0))
+        page = shown(metrics.registry)
+        assert page["inferno_asleep", "s2"] == 1.0
+        assert ("inferno_asleep", "s3") not in page, "requests wait for it"
+
+
+def test_a_fault_that_holds_all_who_have_replicas_is_told_beside_who_is_asleep() -> None:
+    """The others are not there to be looked after."""
+    two = snapshot(server_view("s1"), server_view("s2", load=None, wanted=0, ready=0))
+    told = concern_of(two, {"s1": "held-unknown"}, asleep=["s2"], silent=0)
+    assert told.line == "all of 1 servers are held: held-unknown 1; 1 are asleep"
+    assert not concern_of(two, {}, asleep=["s2"], silent=0).line
+    assert (
+        "all of 2 servers have no replicas"
+        in concern_of(two, {}, asleep=["s1", "s2"], silent=0).line
+    )
 
 
 def refused_record(*refused: str, taken: bool = False) -> CycleRecord:

@@ -216,7 +216,7 @@ def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_rep
     full = server_view("full", load=None, wanted=8, ready=8)
     assert decide(asleep, full, capacity={"H100": 8}).targets["s1"].replicas == 0
     idle = decide(replace(asleep, backlog=0)).targets["s1"]
-    assert (idle.replicas, idle.held, idle.why.kind) == (0, True, "asleep")
+    assert (idle.replicas, idle.held, idle.why.kind) == (0, True, "held-unknown")
     # Of a server that nobody has put anywhere yet, none can begin: it is held, and not said to.
     nowhere = replace(asleep, pools=one_pool(accelerator="", replicas=0, max_batch=64))
     assert decide(nowhere).targets["s1"].held

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from loop.types import ServerView, Snapshot, Target
 
 UNKNOWN = Why(kind="held-unknown", text="the load is not known")
-ASLEEP = Why(kind="asleep", text="it has no replicas, so nobody can tell whether requests come")
 WINDOW_S = 60.0  # of the metrics, where the world does not tell
 START_UP_S = 120.0  # of a pod, where nobody knows
 # Samples after which work is counted by tokens: the first answers that end are the shortest.
@@ -262,7 +261,7 @@ def make_case(
     demands, memories = _demands(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
     # Whom nothing may be asked for keeps its GPUs, as the servers do whose load is not known.
     unknown = {
-        name: view.hold or (ASLEEP if view.asleep else UNKNOWN)
+        name: view.hold or UNKNOWN
         for name, view in snapshot.servers.items()
         if view.load is None or view.hold is not None
     }
