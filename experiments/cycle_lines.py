@@ -18,7 +18,7 @@ from weakref import finalize
 from experiments.scores.changes import Desired, add_desired, note_desired
 from loop.actuator import planned
 from loop.record_texts import RecordTexts
-from loop.types import CycleRecord
+from loop.types import Change, CycleRecord, Snapshot, known_older
 from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
@@ -39,11 +39,12 @@ class CycleLines(Sequence[Mapping[str, Any]]):
         self.desired: dict[str, list[Desired]] = {}
         self.failed = 0
         self._write = RecordTexts()
+        self._planned: tuple[Snapshot | None, tuple[Change, ...], dict[str, Change]] = None, (), {}
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
         seen = record.seen.servers if record.seen is not None else {}
-        planned_of = planned(record.seen, record.changes) if record.seen is not None else {}
+        planned_of = self._planned_of(record)
         for name, one in planned_of.items():
             view = seen[name]
             note_desired(
@@ -55,6 +56,17 @@ class CycleLines(Sequence[Mapping[str, Any]]):
             )
         self.failed += bool(record.error)
         self._keep(self._write.parts(record, planned_of))
+
+    def _planned_of(self, record: CycleRecord) -> dict[str, Change]:
+        """Return what is planned: what was before, if nothing is new but that servers are older."""
+        seen, (before, changes, found) = record.seen, self._planned
+        if seen is None:
+            return {}
+        same = before is not None and known_older(seen.servers, before.servers)
+        if not same or record.changes is not changes:
+            found = planned(seen, record.changes)
+            self._planned = seen, record.changes, found
+        return found
 
     def texts(self) -> Iterator[str]:
         """Yield each line as text, without its end."""

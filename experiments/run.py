@@ -25,7 +25,7 @@ from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
 from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
-from loop.data import DataSource
+from loop.data import Data, DataSource, FixedData
 from loop.drivers import SimDriver
 from loop.optimizer.model.compiled import is_kept
 from loop.optimizer.model.within import compiled_estimate
@@ -117,7 +117,7 @@ def _simulated(
     controller = Controller(
         backend=SimBackend(cluster, metrics=config.metrics, offered_loads=feeder.offered_loads),
         policy=sources.policy,
-        data=DataSource(config.data, dynamic=config.dynamic),
+        data=_data(config),
         clock=MonotonicClock(),
         settings=ControllerSettings(budget_usd_per_h=config.budget_usd_per_h),
     )
@@ -138,6 +138,17 @@ def _simulated(
         else _spooled(cluster, spool, directory)
     )
     return _result(sources, cluster, cycles, requests, begin_s=begin_s)
+
+
+def _data(config: RunConfig) -> Data:
+    """Return the data of the loop. Nobody edits a file within a run of seconds, and its name stands
+    for what was in the files when it began: only the dynamic mode looks at them each cycle.
+    """
+    source = DataSource(config.data, dynamic=config.dynamic)
+    if config.dynamic:
+        return source
+    reading = source.load()
+    return FixedData(reading.system, warnings=reading.warnings)
 
 
 def start_world(

@@ -61,6 +61,7 @@ def collect(
     views: dict[str, ServerView] = {}
     estimated: dict[str, Load] = {}
     warnings: list[str] = []
+    as_seen = True
     for name, view in seen.servers.items():
         before = estimates.get(name)
         again = view.load is before
@@ -74,6 +75,7 @@ def collect(
         source = _source(view, load, settings)
         same = load == view.load and source == view.load_source
         views[name] = view if same else _with_estimate(view, load, source)
+        as_seen = as_seen and same
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
         if kept is not None:
@@ -81,7 +83,9 @@ def collect(
         if warning:
             warnings.append(f"{name}: {warning}")
     return Reading(
-        snapshot=replace(seen, servers=views), estimates=estimated, warnings=tuple(warnings)
+        snapshot=seen if as_seen else replace(seen, servers=views),
+        estimates=estimated,
+        warnings=tuple(warnings),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loop.actuator import (
     Limits,
@@ -28,7 +28,18 @@ from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
-from loop.types import Bounds, Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger, Why
+from loop.types import (
+    Bounds,
+    Change,
+    CycleRecord,
+    Decision,
+    Mode,
+    Snapshot,
+    Timing,
+    Trigger,
+    Why,
+    known_older,
+)
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -99,6 +110,31 @@ class _Memory:
     policy_state: Any
 
 
+class _Planned(NamedTuple):
+    """What became of what a policy *asked* for, and what that depends on."""
+
+    asked: Decision
+    snapshot: Snapshot
+    system: SystemData
+    decision: Decision
+    changes: tuple[Change, ...]
+    cost_cents_per_h: float
+    lines: tuple[str, ...]
+
+    def is_of(self, asked: Decision, snapshot: Snapshot, system: SystemData) -> bool:
+        """Tell whether the same becomes of what is *asked* for now: no server is any other but for
+        its age, as far as that is said.
+        """
+        before = self.snapshot
+        return (
+            asked is self.asked
+            and system is self.system
+            and known_older(snapshot.servers, before.servers)
+            and snapshot.capacity_max == before.capacity_max
+            and snapshot.shared_gpus == before.shared_gpus
+        )
+
+
 class Controller:
     """Runs cycles over one backend with one policy. Make it with good data: SpecError otherwise.
 
@@ -125,6 +161,7 @@ class Controller:
         self._pause = pause or Pause()
         self._epoch = epoch
         self._memory = _Memory(estimates={}, policy_state=policy.start())
+        self._planned: _Planned | None = None
         self._cycles = 0
         self._beyond: set[str] = set()
         self._unheard: set[str] = set()
@@ -276,40 +313,52 @@ class Controller:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
-        notes = decision.notes
-        decision = with_sleepers(with_holds(decision, record.estimated), record.estimated)
+        planned = self._plan(decision, record.estimated)
+        record = replace(
+            record.warned("decide", planned.lines),
+            decision=planned.decision,
+            changes=planned.changes,
+            total_cost_cents_per_h=planned.cost_cents_per_h,
+        )
+        return record, replace(memory, policy_state=state)
+
+    def _plan(self, decision: Decision, snapshot: Snapshot) -> _Planned:
+        """Return what becomes of what a policy decided: the last plan, if nothing is new but that
+        the servers are older.
+        """
+        last = self._planned
+        if last is None or not last.is_of(decision, snapshot, self._system):
+            last = self._planned = self._made(decision, snapshot)
+        return last
+
+    def _made(self, asked: Decision, snapshot: Snapshot) -> _Planned:
+        decision = with_sleepers(with_holds(asked, snapshot), snapshot)
         if self._settings.mode == "export":
-            decision = replicas_only(decision, record.estimated)
+            decision = replicas_only(decision, snapshot)
         budget = self._settings.budget_usd_per_h
         if budget is not None:
             decision = within_budget(
-                decision, record.estimated, self._system, budget_cents_per_h=100.0 * budget
+                decision, snapshot, self._system, budget_cents_per_h=100.0 * budget
             )
-        decision = with_room_for_what_runs(decision, record.estimated, self._system)
-        decision = within_shared(decision, record.estimated, self._system)
-        changes = plan(decision, record.estimated, limits=self._settings.limits)
-        cost, unpriced = _total_cost(record.estimated, changes, self._system)
-        unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())
+        decision = with_room_for_what_runs(decision, snapshot, self._system)
+        decision = within_shared(decision, snapshot, self._system)
+        changes = plan(decision, snapshot, limits=self._settings.limits)
+        cost, unpriced = _total_cost(snapshot, changes, self._system)
+        unseen = sorted(decision.targets.keys() - snapshot.servers.keys())
         lines = (
-            *notes,
+            *asked.notes,
             *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
-            *below_minimum(record.estimated, changes),
-            *shut_out(record.estimated, changes),
-            *cut_answers(record.estimated, changes),
+            *below_minimum(snapshot, changes),
+            *shut_out(snapshot, changes),
+            *cut_answers(snapshot, changes),
             *(
                 f"{name}: nothing is asked for it: {view.hold.text}"
-                for name, view in record.estimated.servers.items()
+                for name, view in snapshot.servers.items()
                 if view.hold is not None
             ),
             *(f"{name}: its cost is not known and not in the total" for name in unpriced),
         )
-        record = replace(
-            record.warned("decide", lines),
-            decision=decision,
-            changes=changes,
-            total_cost_cents_per_h=cost,
-        )
-        return record, replace(memory, policy_state=state)
+        return _Planned(asked, snapshot, self._system, decision, changes, cost, lines)
 
     def _known(self, snapshot: Snapshot) -> SystemData:
         """Return what the policy is to know: the batch of each server whose batch is fixed; in mode

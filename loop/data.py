@@ -39,16 +39,18 @@ class Data(Protocol):
 
 
 class FixedData:
-    """A system that never changes: of a message, of a test, of an experiment that perturbs what the
-    loop estimates.
+    """A system that never changes: of a message, of a test, of files at the start of a run. The
+    *warnings* are told once.
     """
 
-    def __init__(self, system: SystemData) -> None:
-        self._reading = DataReading(system=system)
+    def __init__(self, system: SystemData, *, warnings: tuple[str, ...] = ()) -> None:
+        self._first: DataReading | None = DataReading(system=system, warnings=warnings)
+        self._later = DataReading(system=system)
 
     def load(self) -> DataReading:
         """Return the system."""
-        return self._reading
+        first, self._first = self._first, None
+        return first or self._later
 
 
 class DataSource:

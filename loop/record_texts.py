@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loop.json_text import is_plain
 from loop.records import Line, allocated, head, model_row, server_row, tail, text_of
-from loop.types import only_older
+from loop.types import known_older, only_older
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from loop.spec import SystemData
-    from loop.types import Change, CycleRecord, ServerView, Target, Why
+    from loop.types import Change, CycleRecord, ServerView, Snapshot, Target, Why
 
 # The ages of a view by its field, in the order in which they stand in a row.
 AGES = {
@@ -25,6 +25,7 @@ AGES = {
     "sample_age_s": "sampleAgeS",
 }
 _ages = attrgetter(*AGES)
+_PARTS = 2 * len(AGES) + 1  # of a row with ages
 # No word of a line is this one, or they are written one by one.
 _BETWEEN = "\x1e"
 
@@ -69,7 +70,7 @@ class _Written:
     def aged(self, view: ServerView) -> list[str]:
         """Return the parts of the row with the ages that *view* has."""
         self.parts = self.parts or _without_ages(self.row)
-        found = [""] * (2 * len(AGES) + 1)
+        found = [""] * _PARTS
         found[::2] = self.parts
         found[1::2] = map(_text_of_age, _ages(view))
         return found
@@ -91,17 +92,75 @@ def _without_ages(row: str) -> tuple[str, ...]:
     return (*parts, row)
 
 
+class _Rows(NamedTuple):
+    """The rows of a line in parts, with commas between, and what they tell."""
+
+    record: CycleRecord
+    desired: Mapping[str, Change]
+    parts: list[str]
+    models: list[str]
+
+    def is_as(self, record: CycleRecord, desired: Mapping[str, Change]) -> bool:
+        """Tell whether the rows of *record* are said to differ in ages only."""
+        last = self.record
+        return (
+            desired is self.desired
+            and record.decision is last.decision
+            and record.data is last.data
+            and _is_older(record.seen, last.seen)
+            and _is_older(record.estimated, last.estimated)
+        )
+
+    def aged(self, record: CycleRecord) -> _Rows:
+        """Return those of *record*, which are as these but for the ages. All of these have ages of
+        their own.
+        """
+        assert record.seen is not None, "it is older than these"
+        parts, ages = self.parts.copy(), map(_ages, record.seen.servers.values())
+        for place, of_all in enumerate(zip(*ages, strict=True)):
+            parts[2 * place + 1 :: _PARTS + 1] = map(_text_of_age, of_all)
+        return self._replace(record=record, parts=parts)
+
+    def have_ages(self) -> bool:
+        """Tell whether all rows are in parts with ages between."""
+        assert self.record.seen is not None
+        return len(self.parts) + 1 == (_PARTS + 1) * len(self.record.seen.servers)
+
+
+def _is_older(now: Snapshot | None, before: Snapshot | None) -> bool:
+    if now is None or before is None:
+        return False
+    return known_older(now.servers, before.servers)
+
+
 class RecordTexts:
     """Writes the records of one loop, one after the other."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Written] = {}
         self._taken: dict[str, int] = {}
+        self._rows: _Rows | None = None
 
     def parts(self, record: CycleRecord, desired: Mapping[str, Change]) -> list[str]:
         """Return the text of *record*, as loop.records has it, in parts; *desired* is what is
         planned of its servers.
         """
+        last = self._rows
+        if last is not None and last.is_as(record, desired) and last.have_ages():
+            rows = last.aged(record)
+        else:
+            rows = self._rows_of(record, desired)
+        self._rows = rows
+        before, behind = _texts([head(record), tail(record, self._taken)])
+        return [
+            before[:-1] + ',"servers":[',
+            *rows.parts,
+            '],"internals":[',
+            *rows.models,
+            "]," + behind[1:],
+        ]
+
+    def _rows_of(self, record: CycleRecord, desired: Mapping[str, Change]) -> _Rows:
         told = _told(record, desired)
         if self._write(told):
             self._taken = allocated(record, desired)
@@ -111,14 +170,7 @@ class RecordTexts:
             for name, one in known.items()
         )
         models = ([one.model] for one in known.values() if one.model)
-        before, behind = _texts([head(record), tail(record, self._taken)])
-        return [
-            before[:-1] + ',"servers":[',
-            *_joined(rows),
-            '],"internals":[',
-            *_joined(models),
-            "]," + behind[1:],
-        ]
+        return _Rows(record, desired, _joined(rows), _joined(models))
 
     def _write(self, told: Mapping[str, _Told]) -> bool:
         """Write anew what is *told* of the servers that are not as they were; tell whether any is,

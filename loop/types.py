@@ -33,9 +33,11 @@ __all__ = [
     "Target",
     "Timing",
     "Trigger",
+    "Views",
     "Why",
     "WarningKind",
     "WhyKind",
+    "known_older",
     "one_pool",
     "only_older",
 ]
@@ -269,6 +271,23 @@ def only_older(view: ServerView, before: ServerView) -> bool:
     change is the same object from one look to the next.
     """
     return view.load is before.load and all(map(is_, _but_ages(view), _but_ages(before)))
+
+
+class Views(dict[str, ServerView]):
+    """The views of one look at a world, by server; *since* is the same object from one look to the
+    next as long as they only grow older. What is made of them tells nothing of the kind.
+    """
+
+    __slots__ = ("since",)
+
+    def __init__(self, views: Mapping[str, ServerView], since: object) -> None:
+        super().__init__(views)
+        self.since = since
+
+
+def known_older(views: Mapping[str, ServerView], before: Mapping[str, ServerView]) -> bool:
+    """Tell whether *views* are said to be those of *before* some time later; no is no answer."""
+    return isinstance(views, Views) and isinstance(before, Views) and views.since is before.since
 
 
 @made_quickly

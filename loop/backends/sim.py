@@ -6,11 +6,12 @@ Nothing else in the loop reaches the twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.replacing import replacer
-from loop.types import CapacityView, Change, Latest, Load, PodView, ServerView, Snapshot
+from loop.types import CapacityView, Change, Latest, Load, PodView, ServerView, Snapshot, Views
 from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class SimBackend:
         self._cluster = cluster
         self._offered_loads = offered_loads if metrics == "labels" else None
         self._last: dict[str, tuple[ServerState, ServerView]] = {}
+        # The states of all, as they were seen last, and since when in looks they have been so.
+        self._states: Mapping[str, ServerState] = {}
+        self._since = object()
 
     def observe(self) -> Snapshot:
         """Return the cluster as an observer sees it now."""
@@ -74,15 +78,28 @@ class SimBackend:
             now_s=view.now_s,
             window_s=view.window_s,
             scrape_interval_s=view.scrape_interval_s,
-            servers={
-                name: self._seen(state, labels, now_s=view.now_s)
-                for name, state in view.servers.items()
-            },
+            servers=Views(
+                {
+                    name: self._seen(state, labels, now_s=view.now_s)
+                    for name, state in view.servers.items()
+                },
+                since=self._since_when(view.servers, labels),
+            ),
             capacity={
                 kind: CapacityView(type=kind, total=state.total, used=state.used)
                 for kind, state in view.capacity.items()
             },
         )
+
+    def _since_when(
+        self, states: Mapping[str, ServerState], labels: Mapping[str, OfferedLoad] | None
+    ) -> object:
+        """Return what stays the same object while *states* do, and no labels tell anything else."""
+        before, self._states = self._states, states
+        same = len(states) == len(before) and all(map(is_, states.values(), before.values()))
+        if labels is not None or not same:
+            self._since = object()
+        return self._since
 
     def _seen(
         self, state: ServerState, labels: Mapping[str, OfferedLoad] | None, *, now_s: float

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import tracemalloc
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 from experiments.cycle_lines import PackedLines
 from loop.controller import Controller
 from loop.data import FixedData
+from loop.drivers import SimDriver
 from loop.policies import make_policy
 from loop.records import record_text
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
+from loop.types import CycleRecord, known_older
+from tests.loop.sim_worlds import sim_world
 
 COUNT = 340
 
@@ -39,6 +43,31 @@ def test_packed_lines_come_out_as_they_went_in() -> None:
     assert [lines[place] for place in order] == [json.loads(texts[place]) for place in order]
     for some in (slice(4, 8), slice(-3, None), slice(0, COUNT, 97)):
         assert lines[some] == [json.loads(text) for text in texts[some]]
+
+
+def test_lines_of_a_twin_that_is_looked_at_each_second_are_as_if_written_anew() -> None:
+    """Between two scrapes only the ages of what is seen change, and only these are written."""
+    world = sim_world(alpha=0.5, start_up_s=7.5)
+    loop = Controller(
+        backend=world.backend,
+        policy=make_policy("slo"),
+        data=FixedData(world.data),
+        clock=ManualClock(step_s=0.01),
+    )
+    lines, texts = PackedLines(), []
+
+    def tell(record: CycleRecord) -> None:
+        lines.add(record)
+        texts.append(record_text(record))
+
+    driver = SimDriver(world.env, loop, period_s=1.0, on_record=tell)
+    world.env.run(until=100.5)
+    assert list(lines.texts()) == texts
+    seen = [record.seen for record in driver.records if record.seen]
+    older = sum(known_older(now.servers, last.servers) for last, now in pairwise(seen))
+    plans = [record.changes for record in driver.records]
+    assert older > 60
+    assert any(plans)
 
 
 def test_lines_of_many_servers_are_kept_and_read_together() -> None:

@@ -4,12 +4,14 @@ as they are.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from loop.backends.sim import SimBackend, SimWorld
 from loop.errors import BackendError, SpecError
 from loop.testing.fakes import change
-from loop.types import Load
+from loop.types import AGES, Load, ServerView, known_older
 from tests.loop.sim_worlds import sim_world
 
 
@@ -42,6 +44,40 @@ def test_measured_figures_lag_until_the_next_scrape() -> None:
     late = world.backend.observe()
     assert early.servers["s1"].load == late.servers["s1"].load
     assert late.now_s == 89.5
+
+
+def but_ages(view: ServerView) -> dict[str, object]:
+    """Return all that *view* and its pods say but their ages."""
+    names = [name for name in ServerView.__slots__ if name not in (*AGES, "pods")]
+    pods = [replace(pod, sample_age_s=None) for pod in view.pods]
+    return {name: getattr(view, name) for name in names} | {"pods": pods}
+
+
+def test_servers_that_are_said_to_be_older_only_are_older_only() -> None:
+    """What was decided of them stands without a look at any, and so may not be said too often."""
+    world = sim_world(alpha=0.5, start_up_s=7.5)
+    last, older = world.backend.observe(), 0
+    for step in range(1, 90):
+        world.env.run(until=float(step) + 0.25)
+        if step % 20 == 0:
+            world.backend.apply([change(replicas=1 + step // 20)])
+        now = world.backend.observe()
+        if known_older(now.servers, last.servers):
+            older += 1
+            assert list(map(but_ages, now.servers.values())) == list(
+                map(but_ages, last.servers.values())
+            )
+            assert now.now_s > last.now_s
+        last = now
+    assert older > 60
+
+
+def test_labels_do_not_say_that_nothing_is_new() -> None:
+    """They are read at each look, and may say something else between two scrapes."""
+    world = sim_world(metrics="labels")
+    first, second = world.backend.observe(), world.backend.observe()
+    assert first == second
+    assert not known_older(second.servers, first.servers)
 
 
 def test_labels_are_the_offered_loads_without_lag() -> None:

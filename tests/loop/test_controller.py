@@ -16,8 +16,17 @@ from loop.errors import SpecError
 from loop.policies import make_policy
 from loop.ports import Data, Policy
 from loop.spec import OptimizerData, SystemData
-from loop.testing.fakes import FakeBackend, ListedData, ManualClock, server_view, system, target
+from loop.testing.fakes import (
+    FakeBackend,
+    ListedData,
+    ManualClock,
+    change,
+    server_view,
+    system,
+    target,
+)
 from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, one_pool
+from tests.loop.sim_worlds import sim_world
 
 
 @dataclass
@@ -412,3 +421,43 @@ def test_a_model_or_class_that_the_data_do_not_know_is_told_once() -> None:
     assert [one for one in told if "know no" in one] == [
         "s1: the data know no model 'llama_9b'; did you mean llama_8b?"
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Same:
+    """Decides the same, once and for all."""
+
+    decision: Decision
+    name: str = "same"
+    tick_s: float | None = None
+
+    def start(self) -> None:
+        """Return that nothing is remembered."""
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+        """Return the decision."""
+        return self.decision, state
+
+
+def test_the_same_decision_about_other_servers_is_planned_anew() -> None:
+    """A plan stands for servers that are older only, not for those of which something is new."""
+    world = sim_world(start_up_s=7.5)
+    view = world.backend.observe().servers["s1"]
+    target = grown(view, reason="same")
+    loop = Controller(
+        backend=world.backend,
+        policy=Same(decision=Decision(targets={"s1": target})),
+        data=FixedData(world.data),
+        clock=ManualClock(step_s=0.001),
+    )
+    records = []
+    for step in range(1, 40):
+        world.env.run(until=float(step))
+        if step == 30:
+            world.backend.apply([change(replicas=view.wanted + 3)])
+        records.append(loop.cycle(float(step)))
+    asked = [record.cycle for record in records if record.changes]
+    assert asked == [1, 30], "as soon as somebody asked for something else, and only then"
+    costs = [record.total_cost_cents_per_h for record in records]
+    assert len(set(costs)) == 1
+    assert all(record.decision == records[0].decision for record in records)

@@ -9,6 +9,7 @@ import pytest
 
 from loop.data import DataSource, FixedData
 from loop.schema.reading import read_system
+from loop.testing.fakes import system as fake_system
 from tests.loop.data_files import files, write
 from twin.spec import SpecError
 
@@ -94,3 +95,9 @@ def test_fixed_data_are_always_the_same(tmp_path: Path) -> None:
     data = FixedData(system)
     assert data.load() == data.load()
     assert data.load().system is system
+
+
+def test_warnings_of_data_that_do_not_change_are_told_once() -> None:
+    """A run of a thousand cycles has them in its first record."""
+    data = FixedData(fake_system(), warnings=("one",))
+    assert [data.load().warnings for _ in range(3)] == [("one",), (), ()]

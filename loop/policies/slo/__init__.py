@@ -97,6 +97,9 @@ class SloPolicy:
         class first. A server without replicas, whose load
         nobody can know but for the requests that wait, begins with one replica.
         """
+        known = self.standing.again(snapshot, data, state)
+        if known is not None:
+            return known, state
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
         # A service explains what it answers. Of our own solutions the one that is taken is.
         settings = replace(self._settings(), figures=self.optimize is not None)
