@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config import SAMPLE_DATA
 from twin.datafile import read_json
+from twin.fit.datasheet import attention
 from twin.fit.iterations import Iteration, fit_iterations, predicted_ms
 from twin.fit.model_config import read_model
 from twin.spec import LatencyModel, SpecError
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         facts = read_model(config)
         torch = _torch()
         measured = list(_measured(torch, read_json(config), source=config.name))
-        model = fit_iterations(measured, attention=facts.compared / facts.active)
+        model = fit_iterations(measured, attention=attention(facts))
         name = torch.cuda.get_device_name()
         write(options.out, measured, model, gpu=name, model_name=facts.name)
     except SpecError as error:

@@ -5,7 +5,7 @@ sheet of its accelerator.
     exchange = K3 · layers · (1 + log2 TP) / 2 if TP > 1, else 0
     beta  = K4 · 2 · active parameters / (TP · FLOPS) + K6 · bytes exchanged for a token / link
     gamma = K5 · KV bytes of a token / (TP · bandwidth)
-    attention = FLOPs of a token with one before it / FLOPs of its parameters
+    attention = K7 · FLOPs of a token with one before it / FLOPs of its parameters
 
 The GPUs of a replica add up what each found, twice a layer: that takes a time of its own, longer of
 more GPUs, and each token's values go over their links. Bandwidth and FLOPS are those of the data
@@ -47,17 +47,20 @@ class Constants:
 
 
 CONSTANTS = Constants(
-    weights=1.185,
+    weights=1.188,
     layer_ms=0.0404,
     exchange_ms=0.0178,
-    compute=1.379,
-    kv=1.148,
-    overhead_ms=8.04,
-    link=1.822,
+    compute=1.344,
+    kv=1.153,
+    overhead_ms=8.05,
+    link=1.768,
 )
 # What the host does for each request of an iteration [ms] while the GPU waits: of one H100, and
 # more of several. 0 with asynchronous scheduling.
 SEQUENCE_MS = 0.015
+# How much longer a FLOP takes that compares tokens than one of the weights: two sweeps over prompts
+# of 64 to 4,096 tokens say 2, each by itself.
+ATTENTION = 2.0
 # One standard deviation of the logarithm of alpha, beta and gamma about what the formulas say:
 # what a fit takes for the width of its prior. Beta is known least, as most logs hardly show it.
 # Below it gamma is known best: nothing reads faster than the bandwidth, and what was measured on
@@ -169,8 +172,7 @@ def estimate(
             gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
             experts_ms=constants.weights * experts / (tp * bandwidth) * 1e3,
             experts_idle=1.0 - model.used / model.experts if model.experts else 0.0,
-            # Two FLOPs for each value of a query and of what is added up, as for each parameter.
-            attention=model.compared / model.active * computing_ms / (computing_ms + linked_ms),
+            attention=attention(model) * computing_ms / (computing_ms + linked_ms),
         ),
         overhead_ms=constants.overhead_ms,
         kv_tokens=_kv_tokens(
@@ -186,6 +188,12 @@ def estimate(
         expected_e2e=max(EXPECTED_E2E, largest),
         expected_ttft=max(EXPECTED_TTFT, largest),
     )
+
+
+def attention(model: ModelFacts) -> float:
+    """Return by which share of beta a token takes longer for each token of its prompt before it."""
+    # Two FLOPs for each value of a query and of what is added up, as for each parameter.
+    return ATTENTION * model.compared / model.active
 
 
 def _exchange_ms(tp: int, constants: Constants) -> float:
