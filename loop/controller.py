@@ -7,7 +7,8 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from operator import index
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from loop.actuator import (
     Limits,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from loop.ports import Backend, Clock, Data, Epoch, Policy
     from loop.spec import SystemData
+    from twin.spec import Pool
 
 # What `ts` counts from in a simulated world.
 SIMULATED_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -467,9 +469,40 @@ def _total_cost(
 def _answer(decided: object, policy: str) -> tuple[Decision, object]:
     """Return what a policy decided; somebody's own may return something else."""
     if isinstance(decided, tuple) and len(decided) == 2 and isinstance(decided[0], Decision):
-        return decided
+        return _in_whole_numbers(decided[0], policy), decided[1]
     found = f"{decided!r}"[:60]
     raise TypeError(f"policy {policy}: expected decide to return a Decision and the state, {found}")
+
+
+def _in_whole_numbers(decision: Decision, policy: str) -> Decision:
+    """Return *decision* with NumPy's whole numbers as Python's. Raise TypeError for others."""
+    made = {
+        name: replace(
+            target,
+            pools=tuple(_whole_pool(pool, f"policy {policy}: {name}") for pool in target.pools),
+        )
+        for name, target in decision.targets.items()
+        if not all(_is_whole(pool.replicas, pool.max_batch) for pool in target.pools)
+    }
+    return replace(decision, targets={**decision.targets, **made}) if made else decision
+
+
+def _is_whole(replicas: int, max_batch: int) -> bool:
+    return type(replicas) is int and type(max_batch) is int and replicas >= 0 and max_batch >= 0
+
+
+def _whole_pool(pool: Pool, whose: str) -> Pool:
+    return replace(
+        pool,
+        replicas=_whole(pool.replicas, f"{whose}: replicas"),
+        max_batch=_whole(pool.max_batch, f"{whose}: max_batch"),
+    )
+
+
+def _whole(value: object, whose: str) -> int:
+    if not isinstance(value, SupportsIndex) or index(value) < 0:
+        raise TypeError(f"{whose}: expected a whole number >= 0, found {f'{value!r}'[:60]}")
+    return index(value)
 
 
 def _failed(record: CycleRecord, error: BackendError) -> CycleRecord:

@@ -40,6 +40,10 @@ def resolve(given: str | T, *, kind: str, known: Mapping[str, T]) -> T:
             return cast("T", _attribute(import_module(module), name))
     except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(f"{kind}: cannot load {given[:60]!r}: {error}") from None
+    except (Exception, SystemExit) as error:
+        # Whatever the code of somebody else raises is said as one line, as bad input is.
+        told = f"{type(error).__name__}: {error}"
+        raise SpecError(f"{kind}: cannot load {given[:60]!r}: {told}") from None
     names = ", ".join((*known, *sorted(points.keys() - known.keys())))
     raise SpecError(f"{kind}: expected one of {names}, or module:Name, found {given[:60]!r}")
 

@@ -44,33 +44,39 @@ def load_policy(name: str) -> Make:
     SpecError, one line, if there is none.
     """
     place, _, wanted = name.partition(":")
+    made: object
     if place.endswith(".py"):
-        return _of_file(Path(place), wanted)
-    return cast("Make", resolve(name, kind="policy", known={}))
+        made = _of_file(Path(place), wanted)
+    else:
+        made = resolve(name, kind="policy", known={})
+    if not callable(made):
+        found = type(made).__name__
+        raise SpecError(f"policy: {name}: expected a class, found {found}")
+    return cast("Make", made)
 
 
-def _of_file(path: Path, wanted: str) -> Make:
+def _of_file(path: Path, wanted: str) -> object:
     try:
         module = _imported(path.resolve(), path.read_bytes())
     except OSError as error:
         raise SpecError(
             f"policy: {path}: expected a readable file, found {error.strerror}"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the code of somebody else raises is said as one line, as bad input is.
         raise SpecError(f"policy: {path}: {type(error).__name__}: {error}") from None
     found = {one.__name__: one for one in _policies_of(module)}
     if wanted:
         if not hasattr(module, wanted):
             raise SpecError(f"policy: {path}: expected a class {wanted}, found none")
-        return cast("Make", getattr(module, wanted))
+        return getattr(module, wanted)
     if len(found) != 1:
         names = ", ".join(found) or "none"
         raise SpecError(
             f"policy: {path}: expected one class with decide and start, found {names}: name one as "
             f"{path}:Class"
         )
-    return cast("Make", next(iter(found.values())))
+    return next(iter(found.values()))
 
 
 def _policies_of(module: ModuleType) -> Iterable[type]:

@@ -91,13 +91,15 @@ def test_module_and_class_name_a_policy() -> None:
         (TEXT + TEXT.replace("Keeps", "Other"), "found Keeps, Other: name one as"),
         ("raise RuntimeError('no')", "RuntimeError: no"),
         ("def (", "SyntaxError"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("mine = 3", "mine.py:mine: expected a class, found int"),
     ],
 )
 def test_a_file_without_one_policy_is_one_line(file: Path, text: str, line: str) -> None:
     """It is somebody's own code: what is wrong with it must be told without ours around it."""
     file.write_text(text, encoding="utf-8")
     with pytest.raises(SpecError, match=line) as raised:
-        make_policy(str(file))
+        make_policy(f"{file}:mine" if text.startswith("mine") else str(file))
     assert "\n" not in str(raised.value)
 
 
@@ -105,10 +107,24 @@ def test_what_is_no_policy_is_refused_at_once() -> None:
     """Half of a run later nobody knows what the name was."""
     with pytest.raises(SpecError, match="expected a policy, found str without name"):
         make_policy("os:getcwd")
+    with pytest.raises(SpecError, match="policy: os:path: expected a class, found module"):
+        make_policy("os:path")
     with pytest.raises(SpecError, match=r"No such file"):
         make_policy("/nowhere/mine.py")
     with pytest.raises(SpecError, match=r"expected options: one of share; found 'shore'"):
         make_policy(Held(), shore=1.0)
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in one's own module was a traceback through ours; in a file it was a line."""
+    (tmp_path / "slipped.py").write_text("half = (", encoding="utf-8")
+    (tmp_path / "stumbled.py").write_text("1 / 0", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, line in (("slipped", "SyntaxError: "), ("stumbled", "ZeroDivisionError: ")):
+        with pytest.raises(SpecError, match=f"policy: cannot load '{name}:Mine': {line}"):
+            make_policy(f"{name}:Mine")
 
 
 def test_another_code_is_another_run(file: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 
 from loop.actuator import Limits
@@ -279,6 +281,45 @@ def test_a_policy_that_returns_something_else_is_told_what_it_must_return() -> N
     wrong = controller(FakeBackend([server_view()]), policy=Wrong(name="mine"))
     with pytest.raises(TypeError, match=r"policy mine: expected decide to return a Decision and"):
         wrong.cycle(60.0)
+
+
+def wanting(replicas: Any, max_batch: Any = 64) -> Counting:
+    """Return a policy that wants so much of s1."""
+
+    class Wanting(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> Any:  # noqa: ARG002 the port
+            pools = one_pool(accelerator="H100", replicas=replicas, max_batch=max_batch)
+            why = Why(kind="metric", text="as told")
+            return Decision(targets={"s1": Target(server="s1", pools=pools, why=why)}), state
+
+    return Wanting(name="mine")
+
+
+def test_whole_numbers_of_numpy_are_taken_for_what_they_are() -> None:
+    """Who computes with arrays returns them; scores, records and messages know Python's only."""
+    policy = wanting(np.ceil(np.array([2.5])).astype(int)[0], np.int32(64))
+    record = controller(FakeBackend([server_view()]), policy=policy).cycle(60.0)
+    (pool,) = record.changes[0].pools
+    assert (type(pool.replicas), pool.replicas, type(pool.max_batch)) == (int, 3, int)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "max_batch", "line"),
+    [
+        (2.0, 64, "policy mine: s1: replicas: expected a whole number >= 0, found 2.0"),
+        (-1, 64, "policy mine: s1: replicas: expected a whole number >= 0, found -1"),
+        (math.nan, 64, "policy mine: s1: replicas: expected a whole number >= 0, found nan"),
+        (2, "64", "policy mine: s1: max_batch: expected a whole number >= 0, found '64'"),
+    ],
+)
+def test_what_is_no_number_of_replicas_is_told_with_its_server(
+    replicas: object, max_batch: object, line: str
+) -> None:
+    """It was a TypeError somewhere in the twin, and -1 was taken for the minimum unsaid."""
+    loop = controller(FakeBackend([server_view()]), policy=wanting(replicas, max_batch))
+    with pytest.raises(TypeError) as caught:
+        loop.cycle(60.0)
+    assert str(caught.value) == line
 
 
 def test_a_smoothed_estimate_is_what_the_policy_is_told() -> None:
