@@ -134,6 +134,12 @@ def replayed(lines: Sequence[Line], policy: Policy, data: SystemData) -> Iterato
         yield Replayed(recorded=recorded, decided=record_line(record))
 
 
+def options_recorded(lines: Iterable[Line], *, policy: str) -> dict[str, Any]:
+    """Return the options that *lines* tell of *policy*: those of the first line that tells any."""
+    told = (line.get("policyOptions") for line in lines if line.get("policy") == policy)
+    return dict(next((options for options in told if isinstance(options, Mapping)), {}))
+
+
 def mean_costs(cycles: Sequence[Replayed]) -> tuple[float, float]:
     """Return the mean cost of what was given in a cycle, and of what would have been [cents/h]."""
     recorded = sum(cycle.recorded["totalCost"] or 0.0 for cycle in cycles)

@@ -27,6 +27,7 @@ from loop.actuator import (
 )
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
+from loop.policies.registry import options_told
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import (
@@ -157,6 +158,7 @@ class Controller:
     ) -> None:
         self._backend = backend
         self._policy = policy
+        self._policy_options = options_told(policy)
         self._data = data
         self._clock = clock
         self._settings = settings or ControllerSettings()
@@ -231,6 +233,7 @@ class Controller:
             mode="advise" if mode == "advise" else own,
             backend=self._backend.name,
             policy=self._policy.name,
+            policy_options=self._policy_options,
             speed=self._settings.speed,
             bounds=self._settings.bounds,
         )

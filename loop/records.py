@@ -62,6 +62,7 @@ def head(record: CycleRecord) -> Line:
         "paused": record.paused or None,
         "backend": record.backend,
         "policy": record.policy,
+        "policyOptions": record.policy_options,
         "speed": record.speed,
         "stepUp": record.bounds.step_up,
         "stepDown": record.bounds.step_down,

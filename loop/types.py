@@ -474,8 +474,9 @@ class CycleRecord:
     programmer, with its traceback. error is one line; a cycle that went through has one when it had
     to use the last good data. warning_kinds has the kind of each of warnings.
 
-    speed is how many seconds pass in the world in one of now_s (other than 1 for a twin only), and
-    bounds is what may change in a cycle at most, and what all may cost.
+    policy_options are those of the policy that are not as shipped. speed is how many seconds pass
+    in the world in one of now_s (other than 1 for a twin only), and bounds is what may change in a
+    cycle at most, and what all may cost.
     """
 
     cycle: int
@@ -485,6 +486,7 @@ class CycleRecord:
     mode: Mode
     backend: str
     policy: str
+    policy_options: Mapping[str, object] = field(default_factory=dict)
     speed: float = 1.0
     bounds: Bounds = NO_BOUNDS
     seen: Snapshot | None = None

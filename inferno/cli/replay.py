@@ -21,11 +21,13 @@ Show what a policy would have decided in each cycle of a recording: cycles.jsonl
 of a run, what a controller wrote to --records, or what the Go loop wrote. It
 sees what was seen then, at the speed of the twin and within the bounds that
 the recording tells; what it decides in one cycle does not change what is seen
-in the next. Options of the policy are those given here.
+in the next. Options of the policy are those given here, and else those that the
+recording tells of the same policy.
 
   inferno replay out/sim/cycles.jsonl --policy static
   inferno replay records.jsonl --set headroom=0.2 --out replayed.jsonl
 """
+_OF_THE_LOOP = ("speed", "stepUp", "stepDown", "budgetUsdPerH", "policyOptions")
 SHOWN = 2  # servers that a line of the table names
 OWN = b'"backend":"replay"'  # in each of its lines, near the beginning
 
@@ -53,7 +55,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from experiments.output import require_replaceable, require_writable, write_text
-    from experiments.replay import read_recording, replayed
+    from experiments.replay import options_recorded, read_recording, replayed
     from loop.errors import SpecError
     from loop.policies import make_policy
     from loop.schema.reading import read_system
@@ -62,10 +64,18 @@ def _run(options: Namespace) -> int:
         require_writable(options.out.absolute().parent)
         require_replaceable(options.out, mark=OWN, what="what inferno replay wrote")
     path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
-    policy = make_policy(
-        options.policy, **options_of_policy(options.policy, options.policy_options)
-    )
+    given = options_of_policy(options.policy, options.policy_options)
+    policy = make_policy(options.policy, **given)
     lines, notes = read_recording(path), list[str]()
+    recorded = options_recorded(lines, policy=policy.name)
+    if taken := {name: value for name, value in recorded.items() if name not in given}:
+        told = ", ".join(f"{name}={value}" for name, value in taken.items())
+        told = f"{path.name}: {policy.name} was run with {told}"
+        try:
+            policy = make_policy(options.policy, **taken, **given)
+            notes.append(f"{told}: so it is here")
+        except SpecError as error:
+            notes.append(f"{told}, and is run here without: {error}")
     data = read_system(_data(options, path), warn=notes.append)
     cycles = list(replayed(lines, policy, data))
     if not cycles:
@@ -133,21 +143,23 @@ def _not_told(cycles: Sequence[Replayed], *, source: str) -> list[str]:
             f"{source}: it does not tell the window of its figures, the speed of a twin and the "
             "bounds of the loop: 60 s, 1 and none are taken"
         )
-    told = {
-        tuple(cycle.recorded.get(name) for name in ("speed", "stepUp", "stepDown", "budgetUsdPerH"))
-        for cycle in cycles
-    }
+    told = {tuple(str(cycle.recorded.get(name)) for name in _OF_THE_LOOP) for cycle in cycles}
     if any("speed" in cycle.recorded for cycle in cycles) and len(told) > 1:
         lines.append(
-            f"{source}: the speed of a twin or the bounds of the loop are not the same in all of "
-            "its lines: those of the first line that tells them are taken for all"
+            f"{source}: the speed of a twin, the bounds of the loop or the options of its policy "
+            "are not the same in all of its lines: those of the first line that tells them are "
+            "taken for all"
         )
+    keeps, such = "no single pods and no samples between cycles", "full KV caches of some pods"
+    if "policyOptions" not in cycles[0].recorded:
+        keeps = "no single pods, no samples between cycles and no options"
+        such = f"{such}, a headroom"
     alike = all(cycle.recorded.get("policy") == cycle.decided["policy"] for cycle in cycles)
     preempted = any(row.get("preemptions") for one in cycles for row in one.recorded["servers"])
     if preempted or (alike and any(cycle.differences for cycle in cycles)):
         lines.append(
-            f"{source}: it keeps no single pods, no samples between cycles and no options: what a "
-            "policy knew of these (full KV caches of some pods, a headroom) it does not know here"
+            f"{source}: it keeps {keeps}: what a policy knew of these ({such}) it does not know "
+            "here"
         )
     return lines
 

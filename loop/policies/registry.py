@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import import_module
 from inspect import signature
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from loop.errors import SpecError
 from loop.policies.plugins import installed_policies, is_elsewhere, load_policy
+from loop.policies.sped import SpedPolicy
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -105,6 +106,41 @@ def options_of(make: Callable[..., Policy]) -> list[str]:
     else:
         names = list(signature(make).parameters)
     return [name for name in names if name not in NOT_OPTIONS]
+
+
+def options_told(policy: Policy) -> dict[str, object]:
+    """Return the options of *policy* that are not as shipped, for a record: only what JSON has, and
+    a policy behind it by its name.
+    """
+    if isinstance(policy, SpedPolicy):
+        policy = policy.policy
+    try:
+        shipped = _shipped(type(policy))
+    except ValueError:
+        return {}  # a class without a signature has no options
+    told: dict[str, object] = {}
+    for name in options_of(type(policy)):
+        value = _as_told(getattr(policy, name, _NOTHING))
+        if isinstance(value, str | float | int | None) and value != _as_told(shipped[name]):
+            told[name] = value
+    return told
+
+
+_NOTHING = object()
+
+
+def _shipped(kind: type) -> dict[str, object]:
+    found: dict[str, object] = {
+        name: one.default for name, one in signature(kind).parameters.items()
+    }
+    if is_dataclass(kind):
+        made = {one.name: one.default_factory for one in fields(kind) if one.name in found}
+        found |= {name: make() for name, make in made.items() if make is not MISSING}
+    return found
+
+
+def _as_told(value: object) -> object:
+    return getattr(value, "name", value) if hasattr(value, "decide") else value
 
 
 def _check(name: str, make: Callable[..., Policy], options: Mapping[str, object]) -> None:

@@ -185,6 +185,7 @@ class CycleLine(Answer):
     paused: str | None
     backend: str
     policy: str
+    policy_options: dict[str, str | bool | int | float | None]
     speed: float
     step_up: int | None
     step_down: int | None

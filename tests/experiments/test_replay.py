@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,15 @@ from inferno.cli.main import main
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
+from loop.policies.slo import DEFAULTS
 from loop.records import record_text
 from loop.schema.reading import read_system
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
+from loop.types import Load
 from twin.spec import SpecError
 
 Capture = pytest.CaptureFixture[str]
+MOVED = {"policyOptions": {"headroom": 0.9}}
 SMALL = inferno.SAMPLE_DATA / "small"
 
 
@@ -117,13 +121,62 @@ def test_a_recording_says_what_it_does_not_keep_where_that_may_matter(
     path = tmp_path / "cycles.jsonl"
     path.write_text(record_text(loop.cycle(60.0)) + "\n")
     assert main(["replay", str(path), "--policy", "static", "--data", str(SMALL)]) == 0
-    told = "cycles.jsonl: it keeps no single pods, no samples between cycles and no options: what a"
+    told = "cycles.jsonl: it keeps no single pods and no samples between cycles: what a policy knew"
     assert (told in capsys.readouterr().err) == (preemptions > 0)
 
 
-@pytest.mark.parametrize("moved", [{}, {"stepUp": 2}, {"speed": 10.0}])
+def test_a_recording_tells_the_options_of_its_policy_and_they_count(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """A headroom of 2 was recorded, and replayed without one: 3 pods that were 9."""
+    loop = Controller(
+        backend=FakeBackend([server_view(load=Load(rate_rpm=900, in_tokens=512, out_tokens=256))]),
+        policy=make_policy("slo", headroom=0.9),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    path = tmp_path / "cycles.jsonl"
+    path.write_text(record_text(loop.cycle(60.0)) + "\n")
+    assert json.loads(path.read_text())["policyOptions"] == {"headroom": 0.9}
+    found = {}
+    for options in ((), ("--set", "headroom=0"), ("--policy", "hpa")):
+        out = tmp_path / "again.jsonl"
+        words = ["replay", str(path), "--data", str(SMALL), "--out", str(out), *options]
+        assert main(words) == 0
+        (line,) = (json.loads(text) for text in out.read_text().splitlines())
+        found[options] = line["policyOptions"], capsys.readouterr().err
+    note = "note: cycles.jsonl: slo was run with headroom=0.9: so it is here\n"
+    assert found[()] == ({"headroom": 0.9}, note)
+    assert found["--set", "headroom=0"][0] == ({"headroom": 0} if DEFAULTS.headroom else {})
+    assert note not in found["--set", "headroom=0"][1] + found["--policy", "hpa"][1]
+    assert found["--policy", "hpa"][0] == {}
+
+
+def test_options_of_a_recording_that_are_none_of_the_policy_are_told(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """A record of a later version, or of another policy by the same name."""
+    loop = Controller(
+        backend=FakeBackend([server_view()]),
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    line = json.loads(record_text(loop.cycle(60.0)))
+    path = tmp_path / "cycles.jsonl"
+    without = (
+        "static was run with share=2, and is run here without: policy static: expected options"
+    )
+    wrong = "line 1: policyOptions: expected an object {…}, found [2]"
+    for options, code, said in (({"share": 2}, 0, without), ([2], 2, wrong)):
+        path.write_text(json.dumps({**line, "policyOptions": options}) + "\n")
+        assert main(["replay", str(path), "--policy", "static", "--data", str(SMALL)]) == code
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moved", [{}, {"stepUp": 2}, {"speed": 10.0}, MOVED])
 def test_a_recording_whose_bounds_change_says_which_are_taken(
-    moved: dict[str, float], tmp_path: Path, capsys: Capture
+    moved: dict[str, Any], tmp_path: Path, capsys: Capture
 ) -> None:
     """A controller that begins anew with other options writes on in its file."""
     loop = Controller(
@@ -136,7 +189,7 @@ def test_a_recording_whose_bounds_change_says_which_are_taken(
     path = tmp_path / "cycles.jsonl"
     path.write_text(f"{json.dumps(first)}\n{json.dumps({**second, **moved})}\n")
     assert main(["replay", str(path), "--data", str(SMALL)]) == 0
-    told = "the speed of a twin or the bounds of the loop are not the same in all of its lines"
+    told = "or the options of its policy are not the same in all of its lines"
     assert (told in capsys.readouterr().err) == bool(moved)
 
 
