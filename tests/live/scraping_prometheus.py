@@ -4,6 +4,7 @@ does.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from email.utils import formatdate
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loop.backends.kube.client import ApiError, KubeClient
 
 Mode = Literal["well", "gone", "slow", "no numbers", "stale"]
+LOOK_BACK_S = 60.0
 Key = tuple[tuple[str, str], ...]
 
 
@@ -61,10 +63,12 @@ class ScrapingPrometheus:
             raise httpx.ConnectError("connection refused", request=request)
         if self.mode == "slow":
             raise httpx.ReadTimeout("no answer", request=request)
-        at_s = float(httpx.QueryParams(request.content.decode())["time"])
+        asked = httpx.QueryParams(request.content.decode())
+        at_s, reach = float(asked["time"]), re.search(r"\[(\d+)ms\]", asked["query"])
+        begin_s = at_s - (int(reach[1]) / 1000.0 if reach else LOOK_BACK_S)
         result = []
         for key, points in self._series.items():
-            inside = [(t_s, value) for t_s, value in points if at_s - 60.0 < t_s <= at_s]
+            inside = [(t_s, value) for t_s, value in points if begin_s < t_s <= at_s]
             if inside:
                 texts = [
                     [t_s, "NaN" if self.mode == "no numbers" else f"{value!r}"]

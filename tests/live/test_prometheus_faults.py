@@ -38,10 +38,16 @@ class House:
     prometheus: ScrapingPrometheus
     loop: Controller
 
-    def cycle(self, *, before_scrape: Callable[[], None] = lambda: None) -> CycleRecord:
+    def cycle(
+        self,
+        *,
+        before_scrape: Callable[[], None] = lambda: None,
+        scrapes: int = SCRAPES,
+        every_s: float = SCRAPE_S,
+    ) -> CycleRecord:
         """Let a period pass, with the scrapes of it, and run a cycle."""
-        for _ in range(SCRAPES):
-            self.clock.time_s += SCRAPE_S
+        for _ in range(scrapes):
+            self.clock.time_s += every_s
             eventually(lambda: self.twin.cluster.now_s >= self.clock.time_s, "the twin keeps up")
             before_scrape()
             self.prometheus.scrape()
@@ -112,5 +118,40 @@ def test_a_prometheus_that_fails_takes_nothing_away_and_holds_nobody_after_it(
     assert after[-1].decision is not None
     assert not after[-1].decision.targets[server].held
     assert house.wanted(server) > 1
+    house.apps.delete_namespaced_deployment(server, "infer")
+    house.cycle()
+
+
+@pytest.mark.parametrize("away_s", [90.0, 200.0])
+def test_after_a_gap_a_loop_of_short_periods_acts_in_the_second_cycle(
+    house: House, away_s: float
+) -> None:
+    """A quarter of the window lasts longer than two periods of 10 s. What came while nobody looked
+    is in the counters, and no burst behind it is taken for a rate.
+    """
+    server = f"s{house.clock.time_s:.0f}"
+    load = {names.LOAD_RPM: BUSY_RPM, names.LOAD_OUT_TOKENS: "400"}
+    house.apps.create_namespaced_deployment(
+        "infer", manifest(server, server=server, replicas=2, labels=load)
+    )
+    for _ in range(15):
+        record = house.cycle(scrapes=2, every_s=5.0)
+    assert record.decision is not None
+    assert not record.decision.targets[server].held
+    house.prometheus.mode = "stale"  # it takes no samples
+    for _ in range(round(away_s / 10.0)):
+        house.cycle(scrapes=2, every_s=5.0)
+    house.prometheus.mode = "well"
+    after = [house.cycle(scrapes=2, every_s=5.0) for _ in range(CYCLES_MAX)]
+    for record in after:
+        assert record.decision is not None
+        assert record.seen is not None
+        assert not record.decision.targets[server].held
+        seen = record.seen.servers[server].load
+        assert seen is not None
+        assert seen.rate_rpm == pytest.approx(float(BUSY_RPM), rel=0.25)
+    assert any("nothing was told for a while" in line for line in after[0].warnings)
+    later = [house.cycle(scrapes=2, every_s=5.0) for _ in range(2)]
+    assert not any("for a while" in line for line in later[-1].warnings)
     house.apps.delete_namespaced_deployment(server, "infer")
     house.cycle()

@@ -19,6 +19,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from loop.backends.fetch import MOVED, NOTHING_KEPT, Bounds, FetchError, fetch
+from loop.backends.metrics.gaps import GAP_WINDOWS_MAX
 from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
@@ -33,7 +34,6 @@ from loop.signals.together import models_of
 
 PodKey = tuple[str, str]  # namespace, name
 
-GAP_WINDOWS_MAX = 5  # a sample that is older than so many windows tells nothing of this one
 ERRORS_NAMED = 3
 PAGE_BYTES_MAX = 16 * 2**20
 PAGE_S_MAX = 5.0

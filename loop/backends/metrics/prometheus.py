@@ -28,12 +28,13 @@ from loop.backends.metrics.answers import (
 )
 from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
 from loop.backends.metrics.foreign_pods import ForeignPods
+from loop.backends.metrics.gaps import Gaps
 from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets, restarted
 from loop.backends.metrics.reach import WIDEST_S, Reaches, within
 from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.replacing import replace
-from loop.signals.demand import Figures, figures, stale_line, with_percentiles
+from loop.signals.demand import Figures, WindowSettings, figures, stale_line, with_percentiles
 from loop.signals.models import OwnEngines
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
@@ -49,6 +50,7 @@ PERCENTILES_AGAIN_S = 300.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 PODS_ASKED = 3  # of a server of which no series are found
 PODS_AT_ONCE = 90  # in one question
+NAMED_MAX = 3
 NOBODY = ""  # whose a pod is that was taken away from its server
 
 
@@ -77,6 +79,7 @@ class Prometheus:
         self._foreign = ForeignPods()
         self._turns = Turns()
         self._reaches = Reaches(settings.window)
+        self._gaps = Gaps()
         self._told_labels = frozenset[str]()
         self._percentiles_from_s = float("-inf")  # no sooner they are asked for
 
@@ -103,22 +106,41 @@ class Prometheus:
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
         found = {
-            one.name: figures(
+            one.name: self._figures(
                 one,
+                by_server[one.name],
                 tracks[one.name],
                 now_s=now_s,
-                settings=self._reaches.window(one.name),
-                served=frozenset[str]().union(*map(models_of, by_server[one.name].values())),
-                further=self._own.further(one.name),
+                window=self._reaches.window(one.name),
             )
             for one in servers
         }
+        self._gaps.learn(found, now_s=now_s)
+        told += self._look_over_gaps(servers, found, tracks, at_s=at_s, now_s=now_s)
         told += [*answer.told, *(f"prometheus: {line}" for line in strange)]
         told += self._renamed(answer)
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
         found = {name: self._with_age(of, name, now_s=now_s) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
+
+    def _figures(
+        self,
+        server: ScrapedServer,
+        pods: Mapping[str, Sequence[Series]],
+        tracks: Mapping[str, Sequence[Track]],
+        *,
+        now_s: float,
+        window: WindowSettings,
+    ) -> Figures:
+        return figures(
+            server,
+            tracks,
+            now_s=now_s,
+            settings=window,
+            served=frozenset[str]().union(*map(models_of, pods.values())),
+            further=self._own.further(server.name),
+        )
 
     def _shared(
         self, answer: Answer, servers: Sequence[ScrapedServer]
@@ -133,12 +155,13 @@ class Prometheus:
         by_server: Mapping[str, Mapping[str, Sequence[Series]]],
         *,
         now_s: float,
+        reach_s: float | None = None,
     ) -> dict[str, dict[str, list[Track]]]:
-        """Return the tracks of the pods of *servers*, each over the window of its server: of those
-        that are as most are together, of the others one by one.
+        """Return the tracks of the pods of *servers*, each over the window of its server, or all
+        over the last reach_s: of those that are as most are together, of the others one by one.
         """
         found: dict[str, dict[str, list[Track]]] = {one.name: {} for one in servers}
-        longest_s = self._reaches.longest_s
+        longest_s = reach_s or self._reaches.longest_s
         together: list[Rows] = []
         begins_s: list[float | None] = []
         pods: list[tuple[ScrapedServer, str, Sequence[Series], float | None]] = []
@@ -151,7 +174,7 @@ class Prometheus:
             if pod.restarts_s and max(pod.restarts_s) > since_s
         }
         for one in servers:
-            window_s = self._reaches.window(one.name).window_s
+            window_s = reach_s or self._reaches.window(one.name).window_s
             begin_s = None if window_s == longest_s else now_s - window_s
             for pod, of in by_server[one.name].items():
                 pods.append((one, pod, of, begin_s))
@@ -217,6 +240,62 @@ class Prometheus:
             cut = {pod: within(of, begin_s=begin_s) for pod, of in series.items()}
             tracks |= self._tracks([one], {one.name: cut}, now_s=now_s)
         return [f"prometheus: {line}" for line in told if line]
+
+    def _look_over_gaps(
+        self,
+        servers: Sequence[ScrapedServer],
+        found: dict[str, Figures],
+        tracks: Mapping[str, Mapping[str, Sequence[Track]]],
+        *,
+        at_s: float,
+        now_s: float,
+    ) -> list[str]:
+        """Put into *found* what a look to the last sample before a gap tells of the servers that
+        have told too little since; return what to tell of that.
+        """
+        window = self._reaches.window
+        reaches_s = {
+            one.name: reach_s
+            for one in servers
+            for reach_s in [
+                self._gaps.reach_s(
+                    one,
+                    found[one.name],
+                    tracks[one.name].values(),
+                    window=window(one.name),
+                    now_s=now_s,
+                )
+            ]
+            if reach_s is not None
+        }
+        if not reaches_s:
+            return []
+        longest_s = max(reaches_s.values())
+        blind = [one for one in servers if one.name in reaches_s]
+        query = window_query(_spaces(blind), self._settings, reach_s=longest_s)
+        try:
+            answer = self._far_reader.read(self._api.ask(query, at_s=at_s), epoch_s=at_s - now_s)
+        except PrometheusError:
+            return []  # they stay held, which is told of them
+        farther = self._shared(answer, blind)
+        for one in blind:
+            foreign = self._foreign.of_server.get(one.name, ())
+            pods = {pod: of for pod, of in farther[one.name].items() if pod not in foreign}
+            farther[one.name] = self._own.of(one, pods)
+        over = self._tracks(blind, farther, now_s=now_s, reach_s=longest_s)
+        told = []
+        for one in blind:
+            wide = replace(window(one.name), window_s=longest_s)
+            seen = self._figures(one, farther[one.name], over[one.name], now_s=now_s, window=wide)
+            if seen.load is not None:
+                found[one.name] = seen
+                told.append(one.name)
+        names = ", ".join(told[:NAMED_MAX]) + f" and {len(told) - NAMED_MAX} more" * (
+            len(told) > NAMED_MAX
+        )
+        return [
+            f"prometheus: {names}: nothing was told for a while: figures are over {longest_s:.0f} s"
+        ] * bool(told)
 
     def _learn_births(
         self,
