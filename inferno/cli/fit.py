@@ -29,6 +29,8 @@ by replaying logs of its requests on the twin's replica. FILE is one of
 - what GenAI-Perf writes (profile_export.json with usage in its answers, and
   the summary profile_export_genai_perf.json) or AIPerf (profile_export.jsonl,
   and the summary profile_export_aiperf.json),
+- what inference-perf writes (stage_0_lifecycle_metrics.json and so on, or
+  per_request_lifecycle_metrics.json), or the summary of LLMPerf,
 - a CSV of operating points: rate_rps, rate_rpm or concurrency, in_tokens,
   out_tokens, means in ttft_ms and itl_ms, tpot_ms or e2e_ms, and, if you
   have them, percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50) and requests,
@@ -97,6 +99,14 @@ def _add_limits(parser: ArgumentParser) -> None:
         "default) or its first chunk",
     )
 
+    parser.add_argument(
+        "--tokens-per-step",
+        type=float,
+        metavar="X",
+        help="tokens of a request that a step makes, with speculative decoding (default: what the "
+        "files tell, else 1)",
+    )
+
 
 def _add_choices(parser: ArgumentParser) -> None:
     parser.add_argument(
@@ -125,9 +135,10 @@ def _add_choices(parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     from experiments.config import shipped
     from twin.fit.fitting import FAMILIES, fit_logs
-    from twin.fit.logs import left_out, read_logs, with_points_together
+    from twin.fit.logs import left_out, read_logs, tokens_per_step, with_points_together
     from twin.fit.replay import ReplicaLimits
     from twin.fit.report import fit_json, fit_text, perf_parms
+    from twin.spec import TOKENS_PER_STEP_MAX as STEP_MAX
     from twin.spec import SpecError
 
     if options.rows is not None and options.rows < 1:
@@ -136,20 +147,24 @@ def _run(options: Namespace) -> int:
         raise SpecError("write: expected --model and --accelerator too, to know the row")
     if options.write:
         check_directory(options)  # before the fit, which takes a while
+    if options.tokens_per_step is not None and not 1.0 <= options.tokens_per_step <= STEP_MAX:
+        raise SpecError(
+            f"tokens-per-step: expected 1 to {STEP_MAX:g}, found {options.tokens_per_step:g}"
+        )
+    read = [
+        rows
+        for path in options.files
+        for rows in read_logs(shipped(path), time_unit=options.time_unit)
+    ]
     limits = ReplicaLimits(
         max_batch=options.max_batch,
         token_budget=options.token_budget,
         kv_tokens=options.kv_tokens,
         block_size=options.block_size,
         admission=options.admission,
+        tokens_per_step=options.tokens_per_step or tokens_per_step(read),
     )
-    logs = with_points_together(
-        [
-            rows
-            for path in options.files
-            for rows in read_logs(shipped(path), time_unit=options.time_unit)
-        ]
-    )
+    logs = with_points_together(read)
     is_client = all(rows.place != "line" for rows in logs)
     result = fit_logs(
         logs,

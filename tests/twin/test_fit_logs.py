@@ -16,7 +16,7 @@ import pytest
 
 from tests.parts import first
 from tests.twin.mutations import mutated
-from twin.fit.logs import left_out, read_logs, with_points_together
+from twin.fit.logs import left_out, read_logs, tokens_per_step, with_points_together
 from twin.spec import SpecError
 
 LOGS = Path(__file__).parent / "logs"
@@ -663,3 +663,90 @@ def test_a_table_of_one_token_answers_needs_no_time_between_two(tmp_path: Path) 
     assert (len(rows), rows.failed) == (2, 1)
     assert rows.e2e_s.tolist() == rows.ttft_s.tolist() == [0.02, 0.03]
     assert not any(point.percentiles for point in rows.points)
+
+
+def test_a_stage_of_inference_perf_is_an_operating_point() -> None:
+    """As its authors have published one. Its times per token are half of what they were, as each
+    piece was counted twice: they are left alone.
+    """
+    [rows] = read_logs(LOGS / "inference-perf-2025-stage.json")
+    [point] = rows.points
+    assert point.rate_rps == pytest.approx(11.0, abs=0.01)
+    assert (point.users, point.requests, rows.failed) == (None, 660, 0)
+    assert point.input_tokens == pytest.approx(213.2, abs=0.1)
+    assert rows.ttft_s[0] == pytest.approx(0.07228, abs=1e-5)
+    assert (rows.e2e_s[0] - rows.ttft_s[0]) / 205.3 == pytest.approx(0.0242, abs=1e-4)
+    assert {one.latency for one in point.percentiles} == {"ttft", "e2e"}
+
+
+def test_a_stage_of_inference_perf_with_users_has_their_number() -> None:
+    """Written by inference-perf 0.7, which tells a rate besides; one of twelve failed."""
+    [rows] = read_logs(LOGS / "inference-perf-0.7-stage.json")
+    [point] = rows.points
+    assert (point.rate_rps, point.users, point.requests, rows.failed) == (None, 4, 11, 1)
+
+
+def test_requests_of_inference_perf_are_read_one_by_one() -> None:
+    """Written by inference-perf 0.7: tokens as the server has counted them, where it told."""
+    [rows] = read_logs(LOGS / "inference-perf-0.7-requests.json")
+    assert (len(rows), rows.failed, rows.place) == (11, 1, "request")
+    assert rows.ttft_s[0] == pytest.approx(0.04235, abs=1e-5)
+    assert rows.input_tokens[:2].tolist() == [117, 76]
+    assert rows.output_tokens[0] == 7
+
+
+def test_requests_of_an_older_inference_perf_are_read_too(tmp_path: Path) -> None:
+    """Until 0.5 what is of the answer stood in the info itself."""
+    times = [10.5 + 0.02 * place for place in range(6)]
+    info = {"input_tokens": 90, "output_tokens": 6, "output_token_times": times}
+    request = {"start_time": 10.0, "end_time": 10.7, "request": "{}", "response": None}
+    [rows] = read_logs(write(tmp_path, "log.json", [request | {"info": info, "error": None}]))
+    assert (rows.input_tokens[0], rows.output_tokens[0]) == (90, 6)
+    assert rows.ttft_s[0] == pytest.approx(0.5)
+
+
+def test_a_summary_over_all_stages_is_refused(tmp_path: Path) -> None:
+    """Of several loads there is no mean that a server had."""
+    stage = json.loads((LOGS / "inference-perf-2025-stage.json").read_text(encoding="utf-8"))
+    stage["load_summary"] = {"count": 660}
+    with pytest.raises(SpecError, match="expected a requested_rate or a concurrency"):
+        read_logs(write(tmp_path, "summary.json", stage))
+
+
+def test_a_summary_of_llmperf_is_an_operating_point(tmp_path: Path) -> None:
+    """Its inter-token latency is that of all tokens, the first as well: E2E is what counts."""
+    quantiles = {f"results_ttft_s_quantiles_p{each}": 0.5 for each in (25, 50, 90, 99)}
+    document = quantiles | {
+        "version": "2023-08-31",
+        "mean_input_tokens": 550,
+        "num_concurrent_requests": 5,
+        "results_ttft_s_mean": 0.58,
+        "results_inter_token_latency_s_mean": 0.0134,
+        "results_end_to_end_latency_s_mean": 2.32,
+        "results_number_input_tokens_mean": 550.0,
+        "results_number_output_tokens_mean": 172.4,
+        "results_number_errors": 2,
+        "results_num_completed_requests": 150,
+    }
+    [rows] = read_logs(write(tmp_path, "summary.json", document))
+    [point] = rows.points
+    assert (point.users, point.requests, rows.failed) == (5, 150, 2)
+    assert (rows.ttft_s[0], rows.e2e_s[0]) == (0.58, 2.32)
+    assert [one.percent for one in point.percentiles] == [50.0, 90.0, 99.0]
+
+
+def test_tokens_of_a_step_are_those_that_the_file_tells(tmp_path: Path) -> None:
+    """vLLM and SGLang tell how many tokens a step of speculative decoding made: without that the
+    steps of an engine were three times too short.
+    """
+    names = ("spec_decode_acceptance_length", "accept_length")
+    logs = [
+        rows
+        for place, name in enumerate(names)
+        for rows in read_logs(write(tmp_path, "log.json", means() | {name: 3.0 + 0.2 * place}))
+    ]
+    assert tokens_per_step(logs) == pytest.approx(3.1)
+    assert tokens_per_step(read_logs(write(tmp_path, "log.json", means()))) == 1.0
+    other = read_logs(write(tmp_path, "log.json", means() | {"accept_length": 1.8}))
+    with pytest.raises(SpecError, match=r"found 1\.8 to 3\.2: fit them apart"):
+        tokens_per_step([*logs, *other])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from twin.fit.json_figures import entries, finite, log_of, point_rows, shape
@@ -21,6 +22,8 @@ NAMES: Mapping[Latency, tuple[str, ...]] = {
     "itl": ("tpot",),
     "e2e": ("e2el", "e2e_latency"),
 }
+# What vLLM and SGLang call the tokens that a step of speculative decoding made.
+TOKENS_PER_STEP = ("spec_decode_acceptance_length", "accept_length")
 LABELS = (("median", 50.0), ("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Below this share of the rate asked for it was the limit on users that set the load.
 KEPT_UP = 0.9
@@ -33,6 +36,14 @@ def is_result(document: Json) -> bool:
 
 def read_result(document: Json, *, source: str) -> RequestRows:
     """Return the requests of a result, or its means where it does not tell when each was sent."""
+    rows = _rows(document, source=source)
+    for name in TOKENS_PER_STEP:
+        if document.get(name):
+            return replace(rows, tokens_per_step=finite(document[name], where=f"{source}: {name}"))
+    return rows
+
+
+def _rows(document: Json, *, source: str) -> RequestRows:
     lengths = document.get("input_lens")
     if "start_times" not in document and isinstance(lengths, list) and _is_burst(document):
         document = {**document, "start_times": [0.0] * len(lengths)}

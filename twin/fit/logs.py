@@ -2,16 +2,17 @@
 
 Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve`
 and its kin (twin.fit.bench_serve) and of GuideLLM (twin.fit.guidellm), and what GenAI-Perf and
-AIPerf write (twin.fit.genai_perf). A file may hold several runs: each is a log of its own.
+AIPerf (twin.fit.genai_perf), inference-perf (twin.fit.inference_perf) and LLMPerf
+(twin.fit.llmperf) write. A file may hold several runs: each is a log of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from twin.datafile import unreadable
 from twin.fit.bench_serve import is_result, read_result
 from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
 from twin.fit.guidellm import read_report
+from twin.fit.inference_perf import is_request, is_stage, read_requests, read_stage
 from twin.fit.json_figures import shape
+from twin.fit.llmperf import is_llmperf, read_llmperf
 from twin.fit.point_csv import is_table, read_table
 from twin.fit.request_csv import (
     COUNT_COLUMNS,
@@ -28,7 +31,7 @@ from twin.fit.request_csv import (
     parse_request_rows,
     read_log_text,
 )
-from twin.spec import SpecError
+from twin.spec import TOKENS_PER_STEP_MAX, SpecError
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -38,9 +41,12 @@ GAP_MAX_S, GAP_MIN_S = 1.0, 2e-5
 # Of as many requests, as a share, that are like another in every figure, a log may hold copies.
 ALIKE_MAX = 0.1
 
+# Beyond this factor the tokens per step of two files are not of one engine and one kind of load.
+STEPS_APART = 1.25
+
 FORMATS = (
-    "the CSV of inferno fit, JSON of `vllm bench serve --save-result`, of GuideLLM or of "
-    "GenAI-Perf, or JSON or JSON lines of AIPerf or sglang.bench_serving"
+    "the CSV of inferno fit, JSON of `vllm bench serve --save-result`, GuideLLM, GenAI-Perf, "
+    "inference-perf or LLMPerf, or JSON or JSON lines of AIPerf or sglang.bench_serving"
 )
 
 
@@ -100,21 +106,35 @@ def _scaled(rows: RequestRows, unit_s: float) -> RequestRows:
     )
 
 
+class _Read(Protocol):
+    def __call__(self, document: Mapping[str, Any], /, *, source: str) -> RequestRows: ...
+
+
+# Of documents that are one run each.
+SUMMARIES: tuple[tuple[Callable[[Mapping[str, Any]], bool], _Read], ...] = (
+    (is_result, read_result),
+    (is_summary, read_summary),
+    (is_stage, read_stage),
+    (is_llmperf, read_llmperf),
+)
+
+
 def _json_logs(text: str, *, source: str) -> list[RequestRows]:
     documents = _documents(text, source=source)
     first = documents[0]
     if not isinstance(first, Mapping):
         raise SpecError(f"{source}: expected {FORMATS}, found {shape(first)}")
-    if is_result(first):
-        return [read_result(document, source=source) for document in documents]
     if isinstance(first.get("benchmarks"), list):
         return [log for report in documents for log in read_report(report, source=source)]
     if "metadata" in first and "metrics" in first:
         return [read_aiperf(documents, source=source)]
     if isinstance(first.get("experiments"), list):
         return read_perf_analyzer(first, source=source)
-    if is_summary(first):
-        return [read_summary(document, source=source) for document in documents]
+    if is_request(first):
+        return [read_requests(documents, source=source)]
+    for is_known, read in SUMMARIES:
+        if is_known(first):
+            return [read(document, source=source) for document in documents]
     raise SpecError(f"{source}: expected {FORMATS}, found {shape(first)}")
 
 
@@ -137,6 +157,21 @@ def _documents(text: str, *, source: str) -> list[Any]:
     return documents
 
 
+def tokens_per_step(logs: Sequence[RequestRows]) -> float:
+    """Return how many tokens of a request a step of the engine of *logs* makes, as they tell; 1 if
+    none does. Raise SpecError if they can hardly be of one engine.
+    """
+    told = [rows.tokens_per_step for rows in logs if rows.tokens_per_step is not None]
+    if not told:
+        return 1.0
+    if min(told) < 1.0 or max(told) > min(TOKENS_PER_STEP_MAX, STEPS_APART * min(told)):
+        raise SpecError(
+            f"tokens per step: expected 1 to {TOKENS_PER_STEP_MAX:g}, about the same in each file, "
+            f"found {min(told):.3g} to {max(told):.3g}: fit them apart, or give --tokens-per-step"
+        )
+    return sum(told) / len(told)
+
+
 def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
     """Return *logs* with all operating points in one, as each run may be told in a file of its
     own.
@@ -144,7 +179,7 @@ def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
     tables = [rows for rows in logs if rows.points]
     if len(tables) < 2:
         return list(logs)
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(rows, name) for rows in tables])
         for name in ("line", *TIME_COLUMNS, *COUNT_COLUMNS)
     }

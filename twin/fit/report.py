@@ -28,6 +28,7 @@ def fit_json(result: FitResult) -> dict[str, Any]:
         "failed": result.failed,
         "perfParms": perf_parms(result),
         "overheadMs": result.overhead_ms,
+        "tokensPerStep": result.limits.tokens_per_step,
         "family": result.family.name,
         "families": {family.name: _score(score) for family, score in result.families.items()},
         "prior": _perf_parms(result.prior.latency_model) if result.prior else None,
@@ -69,6 +70,11 @@ def fit_text(result: FitResult) -> str:
         lines.append(line)
     if result.overhead_ms:
         lines.append(f"  overhead{result.overhead_ms:>10.4g} ms           outside the engine")
+    if result.limits.tokens_per_step != 1.0:
+        lines.append(
+            f"  with {result.limits.tokens_per_step:.3g} tokens of a request a step (speculative "
+            "decoding): tokensPerStep of the engine in twin-data.json"
+        )
     lines += _families(result)
     lines += _errors(result)
     lines += ["", *_verdict(result)]

@@ -40,7 +40,8 @@ class RequestRows:
     failed is how many requests of the file are not here since they failed: they have no first
     token, no last one, or no answer.
 
-    notes say what about the file is in doubt.
+    notes say what about the file is in doubt. tokens_per_step is how many tokens of a request a
+    step of the engine made, where the file tells of speculative decoding.
 
     A table of operating points is such a log too: points has the load of each entry, whose times
     are the mean ones of a request at it, counted from 0. files names the one that each entry is of,
@@ -59,6 +60,7 @@ class RequestRows:
     points: tuple[OperatingPoint, ...] = ()
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    tokens_per_step: float | None = None
 
     def __len__(self) -> int:
         """Return the number of requests."""
