@@ -70,6 +70,11 @@ def probed(*, began: str, unready_since: str) -> Json:
             'ImagePullBackOff: Back-off pulling "x"',
         ),
         (waiting("ErrImagePull"), "image", "ErrImagePull"),
+        (waiting("ImageInspectError"), "image", "ImageInspectError"),
+        (waiting("RegistryUnavailable"), "image", "RegistryUnavailable"),
+        (waiting("SignatureValidationFailed", "no"), "image", "SignatureValidationFailed: no"),
+        (waiting("PostStartHookError"), "crash", "PostStartHookError"),
+        (waiting("VolumeNotYet", "pvc"), "starting", "VolumeNotYet: pvc"),
         (waiting("CreateContainerConfigError"), "crash", "CreateContainerConfigError"),
         (
             waiting(

@@ -14,16 +14,23 @@ from loop.types import MissingKind
 Json = Mapping[str, Any]
 
 TEXT_MAX = 300
-# Reasons of a container that waits, by the beginning of their names; others pass by themselves.
+# Reasons of a container that waits, by the beginning of their names.
 _WAITING: Mapping[str, MissingKind] = {
-    "ImagePull": "image",
+    "Image": "image",
     "ErrImage": "image",
     "InvalidImageName": "image",
+    "RegistryUnavailable": "image",
+    "SignatureValidation": "image",
     "CrashLoopBackOff": "crash",
     "RunContainerError": "crash",
     "CreateContainer": "crash",
     "StartError": "crash",
+    "PreCreateHook": "crash",
+    "PreStartHook": "crash",
+    "PostStartHook": "crash",
 }
+# These pass by themselves. What else a container may wait for is told by its name.
+_STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
 # What a scheduler says that a pod waits for: so much of a resource, devices by claims, or of HAMi,
 # whose reasons are single words (NodeInsufficientDevice); and what is no device. Any other resource
 # may be GPUs, whatever they are called. Nodes that do not fit (selectors, taints) may be all that
@@ -75,6 +82,8 @@ def trouble_of(status: Json) -> Trouble | None:
         for beginning, kind in _WAITING.items():
             if reason.startswith(beginning):
                 return _trouble(kind, reason, _last_end(one) or waiting.get("message"))
+        if reason not in _STARTING:
+            return _trouble("starting", reason, waiting.get("message"))
         ended = (one.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode") or (ended and one not in before):
             return Trouble(kind="crash", text=f"container {one.get('name')}: {_end(ended)}")
