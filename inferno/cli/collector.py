@@ -36,6 +36,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("--host", help="address to listen on ($COLLECTOR_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($COLLECTOR_PORT, else 3301)")
     add_service_options(parser)
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory, for the targets that /metrics compares latencies with "
+        "($INFERNO_DATA_PATH, else none)",
+    )
     add_cluster_options(parser)
     add_metrics_options(parser)
 
@@ -43,6 +49,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from loop.actors import Owner
     from loop.clocks import MonotonicClock
+    from loop.schema.reading import read_system
     from loop.services.auth import token_source
     from loop.services.collector_app import make_collector_app
     from loop.settings import read_settings
@@ -52,6 +59,7 @@ def _run(options: Namespace) -> int:
             "collector_host": options.host,
             "collector_port": options.port,
             **service_arguments(options),
+            "data_path": options.data,
             **cluster_arguments(options),
         }
     )
@@ -60,6 +68,8 @@ def _run(options: Namespace) -> int:
     )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="collector")
     with ExitStack() as stack:
+        notes: list[str] = []
+        data = read_system(settings.data_path, warn=notes.append) if settings.data_path else None
         backend = open_cluster(
             settings, choices, types={}, gpus={}, capacity={}, stack=stack
         ).backend
@@ -67,11 +77,19 @@ def _run(options: Namespace) -> int:
             backend,
             Owner(clock=MonotonicClock()),
             places=backend.places,
+            data=data,
             token=token_source(settings),
         )
         sockets = listen_well(settings.collector_host, settings.collector_port)
         start_logs("collector", options, settings)
-        serve_app(app, sockets, settings=settings, host=settings.collector_host, verb="collect")
+        serve_app(
+            app,
+            sockets,
+            settings=settings,
+            host=settings.collector_host,
+            verb="collect",
+            notes=notes,
+        )
     return EXIT_OK
 
 

@@ -5,10 +5,14 @@ were; fed with figures only.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, Gauge
+
 if TYPE_CHECKING:
-    from loop.spec import SloTarget
+    from loop.spec import SloTarget, SystemData
+    from loop.types import ServerView
 
 LOOKS = 60  # an hour of cycles of a minute
 
@@ -27,6 +31,36 @@ class Attainment:
     def share(self) -> float | None:
         """Return the share within target; None if no look had figures."""
         return sum(self._met) / len(self._met) if self._met else None
+
+
+class AttainmentGauge:
+    """Shows the attainment of servers by the targets of *data*, in *registry*. One thread feeds
+    it.
+    """
+
+    def __init__(self, registry: CollectorRegistry, data: SystemData) -> None:
+        self._gauge = Gauge(
+            "inferno_slo_attainment",
+            f"Share of the latest {LOOKS} looks with figures in which the mean TTFT and ITL of a "
+            "server were within target.",
+            ["server"],
+            registry=registry,
+        )
+        self._data = data
+        self._of: dict[str, Attainment] = {}
+
+    def look(self, servers: Mapping[str, ServerView]) -> None:
+        """Count a look at *servers*; forget who is not there."""
+        for name in self._of.keys() - servers.keys():
+            del self._of[name]
+            self._gauge.remove(name)
+        for name, view in servers.items():
+            target = self._data.target(service_class=view.service_class, model=view.model)
+            met = within_target(target, ttft_ms=view.ttft_ms, itl_ms=view.itl_ms)
+            if met is not None:
+                attainment = self._of.setdefault(name, Attainment())
+                attainment.add(met=met)
+                self._gauge.labels(name).set(attainment.share or 0.0)
 
 
 def within_target(

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from loop.collector import NOTHING, CollectorSettings, Estimates, Reading, collect
@@ -15,6 +16,7 @@ from loop.schema.answers import Collection
 from loop.schema.messages import Json as JsonObject
 from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
+from loop.services.attainment import AttainmentGauge
 from loop.services.logs import log
 from loop.services.world_app import create_world_app
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from loop.ports import Backend
     from loop.services.auth import TokenSource
     from loop.services.world_metrics import WorldMetrics
+    from loop.spec import SystemData
     from loop.types import Snapshot
 
 Places = Callable[[], Mapping[str, Place]]
@@ -36,16 +39,21 @@ def make_collector_app(
     owner: Owner,
     *,
     places: Places = lambda: NOWHERE,
+    data: SystemData | None = None,
     token: TokenSource | None = None,
     timeout_s: float = 60.0,
 ) -> FastAPI:
     """Return the service over *backend*, which only *owner* touches. *places* tells which objects
-    the servers are.
+    the servers are; *data* has the targets that latencies are compared with for people.
 
     Call app.state.stop() before the server ends.
     """
-    app, desk, metrics = create_world_app("collector", owner, timeout_s=timeout_s, token=token)
-    collecting = Collecting(backend, places, metrics)
+    registry = CollectorRegistry()
+    app, desk, metrics = create_world_app(
+        "collector", owner, timeout_s=timeout_s, token=token, registry=registry
+    )
+    attainment = AttainmentGauge(registry, data) if data is not None else None
+    collecting = Collecting(backend, places, metrics, attainment)
 
     @app.get(
         "/collect",
@@ -63,10 +71,17 @@ def make_collector_app(
 class Collecting:
     """Looks, and rules on gaps by what was seen before. For one thread."""
 
-    def __init__(self, backend: Backend, places: Places, metrics: WorldMetrics) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        places: Places,
+        metrics: WorldMetrics,
+        attainment: AttainmentGauge | None,
+    ) -> None:
         self._backend = backend
         self._places = places
         self._metrics = metrics
+        self._attainment = attainment
         self._estimates: Estimates = NOTHING
 
     def message(self) -> JsonObject:
@@ -79,6 +94,8 @@ class Collecting:
 
     def _show(self, seen: Snapshot, reading: Reading) -> None:
         """Show and tell what an operator has to know of the world."""
+        if self._attainment is not None:
+            self._attainment.look(seen.servers)
         before = self._metrics.concern
         # Who asks decides; a server whose load is not known is told of as one to be held.
         asleep = reading.snapshot.asleep

@@ -90,12 +90,13 @@ def create_world_app(
     token: TokenSource | None,
     watched: WatchedBackend | None = None,
     threads: Sequence[Thread] = (),
+    registry: CollectorRegistry | None = None,
 ) -> tuple[FastAPI, WorldDesk, WorldMetrics]:
     """Return a service without verbs, what its verbs ask, and what its /metrics show of the world.
     A write to *watched* is given time at the end. *threads* are those without which it is as good
-    as dead.
+    as dead. *registry*: what /metrics shows besides.
     """
-    registry = CollectorRegistry()
+    registry = registry or CollectorRegistry()
     metrics = WorldMetrics(registry)
     desk = WorldDesk(owner, timeout_s=timeout_s, metrics=metrics, threads=threads)
     app = create_app(

@@ -457,6 +457,23 @@ def test_an_optimizer_shows_what_the_controller_saw_of_the_servers_it_asks_about
     assert ("inferno_slo_attainment", "s2") not in page
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_collector_shows_attainment_where_it_knows_the_targets(known: bool) -> None:
+    """The targets of Premium are 12 ms and 500 ms; without data nobody told it."""
+    world = FakeBackend([server_view("s1", itl_ms=11.0), server_view("s2")])
+    with serving_world(world, data=system() if known else None) as services:
+        services.collector.get("/collect")
+        world.views["s1"] = server_view("s1", itl_ms=13.0)
+        services.collector.get("/collect")
+        page = samples(services.collector.get("/metrics").text)
+        del world.views["s1"]
+        services.collector.get("/collect")
+        later = samples(services.collector.get("/metrics").text)
+    told = {key: value for key, value in page.items() if key[0] == "inferno_slo_attainment"}
+    assert told == ({("inferno_slo_attainment", "s1"): 0.5} if known else {})
+    assert ("inferno_slo_attainment", "s1") not in later
+
+
 def test_a_collector_whose_source_is_silent_is_not_ready_and_says_why() -> None:
     """It answers, but every server in its answer is held."""
     world = FakeBackend([server_view()])

@@ -20,6 +20,7 @@ from loop.services.actuator_app import make_actuator_app
 from loop.services.auth import TokenSource
 from loop.services.collector_app import Places, make_collector_app
 from loop.services.door import DoorSettings
+from loop.spec import SystemData
 from loop.testing.fakes import ManualClock
 from tests.live.optimizer_served import DEADLINE_S, serving
 
@@ -41,13 +42,16 @@ def serving_world(
     advance: Callable[[], object] | None = None,
     absent: Absent = "hold",
     places: Places = dict,
+    data: SystemData | None = None,
     token: TokenSource | None = None,
     timeout_s: float = DEADLINE_S,
     door: DoorSettings | None = None,
 ) -> Iterator[WorldServices]:
     """Serve a collector and an actuator over *world*; stop them at the end."""
     owner = Owner(advance=advance, clock=MonotonicClock())
-    collecting = make_collector_app(world, owner, places=places, token=token, timeout_s=timeout_s)
+    collecting = make_collector_app(
+        world, owner, places=places, data=data, token=token, timeout_s=timeout_s
+    )
     actuating = make_actuator_app(world, owner, absent=absent, token=token, timeout_s=timeout_s)
     with serving(collecting, door=door) as collector, serving(actuating, door=door) as actuator:
         backend = HttpBackend(
