@@ -59,6 +59,8 @@ def options_of_policy(policy: str, options: Sequence[Option]) -> dict[str, Value
             raise SpecError(
                 f"--set {key}: expected one value, found {len(values)}: a sweep takes several"
             )
+        if name in found:
+            raise SpecError(f"--set {name}: expected it once, found it twice")
         found[name] = values[0]
     return found
 
@@ -71,5 +73,8 @@ def swept_options(options: Sequence[Option]) -> Mapping[str, tuple[Value, ...]]:
     for key, values in options:
         if len(set(map(str, values))) < len(values):
             raise SpecError(f"--set {key}: expected every value once, found one twice")
+        if key in found:
+            both = ",".join(map(str, dict.fromkeys((*found[key], *values))))
+            raise SpecError(f"--set {key}: expected it once, as in {key}={both}, found it twice")
         found[key] = values
     return found

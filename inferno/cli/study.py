@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,9 +96,11 @@ def _part(row: Any, place: str) -> tuple[str, str, list[str]]:
     words = []
     for option, value in given.items():
         flag = "--" + str(option).replace("_", "-")
-        if option == "set" and isinstance(value, Mapping):
-            for key, one in value.items():
-                words += [flag, f"{key}={_text(one)}"]
+        if option in {"help", "h"}:
+            raise SpecError(f"{place}: with: expected no help, found {option}")
+        if option == "set":
+            for one in _settings(value):
+                words += [flag, one]
         elif value is True:
             words.append(flag)
         elif value is not False:
@@ -105,8 +108,18 @@ def _part(row: Any, place: str) -> tuple[str, str, list[str]]:
     return name, command, words
 
 
+def _settings(value: Any) -> list[str]:
+    """Return what --set is given: of a mapping each option, of a list each of its texts."""
+    if isinstance(value, Mapping):
+        return [f"{key}={_text(one)}" for key, one in value.items()]
+    return list(map(_text, value)) if isinstance(value, list) else [_text(value)]
+
+
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Return *value* as the command takes it: true, false and null are those of JSON."""
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 COMMAND = Command(

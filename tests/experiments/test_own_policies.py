@@ -188,6 +188,18 @@ def test_the_values_of_options_are_swept_for_their_policy() -> None:
         swept_options([policy_option("hpa.target=0.6,0.6")])
 
 
+def test_an_option_that_is_set_twice_is_not_taken_for_its_last_value() -> None:
+    """Who sweeps two targets by two words had a sweep of the second one, and was told nothing."""
+    twice = [policy_option("hpa.target=0.6"), policy_option("hpa.target=0.75")]
+    line = r"--set hpa.target: expected it once, as in hpa.target=0.6,0.75, found it twice"
+    with pytest.raises(SpecError, match=line):
+        swept_options(twice)
+    line = r"--set target: expected it once, found it twice"
+    for given in (twice, [policy_option("target=0.6"), policy_option("hpa.target=0.6")]):
+        with pytest.raises(SpecError, match=line):
+            options_of_policy("hpa", given)
+
+
 def test_samples_come_as_often_as_the_policy_needs() -> None:
     """An autoscaler with a scraper of its own is not to be judged by another one's."""
     assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0

@@ -22,6 +22,7 @@ from twin.spec import SpecError
 
 pytestmark = pytest.mark.costly
 
+TARGETS = "hpa.target=0.5,0.6"
 SHORT = RunConfig(data=SAMPLE_DATA / "small", scenario="step", hours=0.05, seed=3)
 
 
@@ -216,6 +217,25 @@ def test_a_study_is_a_list_of_commands(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{hpa.behavior: true}", ["hpa.behavior=true"]),
+        ("{hpa.max_replicas: null, hpa.target: [0.5, 0.6]}", ["hpa.max_replicas=null", TARGETS]),
+        ("[hpa.target=0.5, slo.headroom=0.1]", ["hpa.target=0.5", "slo.headroom=0.1"]),
+        ("hpa.target=0.5", ["hpa.target=0.5"]),
+    ],
+)
+def test_options_of_policies_in_a_study_are_what_the_command_takes(
+    tmp_path: Path, options: str, words: list[str]
+) -> None:
+    """A true of YAML was "expected true or false, found 'True'"; a list was one option's values."""
+    path = tmp_path / "study.yaml"
+    path.write_text(f"parts: [{{run: compare, with: {{set: {options}}}}}]\n")
+    ((_, _, found),) = read_study(path)
+    assert found == [word for option in words for word in ("--set", option)]
+
+
 def test_a_wrong_option_of_a_later_part_is_told_before_the_first_one_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +260,7 @@ def test_a_wrong_option_of_a_later_part_is_told_before_the_first_one_runs(
         ("parts: [{run: sim, speed: 9}]", "expected name, run and with"),
         ("parts: [{run: sim}, {run: sim}]", "every name once, found sim twice"),
         ("parts: [", "expected a study in YAML"),
+        ("parts: [{run: sim, with: {help: true}}]", "with: expected no help"),
     ],
 )
 def test_a_wrong_study_is_one_line(tmp_path: Path, text: str, line: str) -> None:
