@@ -56,6 +56,7 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
         name = policy.__name__
         raise SpecError(f"policy: expected an object, as in {name}(…), found the class {name}")
     if not isinstance(policy, str):
+        _whole(policy, "policy")
         _check(type(policy).__name__, type(policy), options)
         return replace(policy, **options) if options else policy  # type: ignore[type-var]
     name, make = policy, policy_maker(policy)
@@ -75,11 +76,16 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
         made: object = make(**options)
     except TypeError as error:
         raise SpecError(f"policy {name}: {error}") from None
+    _whole(made, f"policy {name}")
+    return cast("Policy", made)
+
+
+def _whole(made: object, whose: str) -> None:
+    """Raise SpecError unless *made* has all that a policy has."""
     for part in ("name", "tick_s", "start", "decide"):
         if not hasattr(made, part):
             found = type(made).__name__
-            raise SpecError(f"policy {name}: expected a policy, found {found} without {part}")
-    return cast("Policy", made)
+            raise SpecError(f"{whose}: expected a policy, found {found} without {part}")
 
 
 def policy_maker(name: str) -> Callable[..., Policy]:

@@ -109,6 +109,9 @@ def test_what_is_no_policy_is_refused_at_once() -> None:
         make_policy("os:getcwd")
     with pytest.raises(SpecError, match="policy: os:path: expected a class, found module"):
         make_policy("os:path")
+    for given, found in ((3, "int"), (None, "NoneType"), (object(), "object")):
+        with pytest.raises(SpecError, match=f"^policy: expected a policy, found {found} without "):
+            make_policy(given)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"No such file"):
         make_policy("/nowhere/mine.py")
     with pytest.raises(SpecError, match=r"expected options: one of share; found 'shore'"):
