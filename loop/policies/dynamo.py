@@ -26,7 +26,13 @@ from loop.policies.dynamo_rules import (
     guarded_single,
     throughput_single,
 )
-from loop.policies.forecasts import PREDICTORS, Predictor, observed, predicted
+from loop.policies.forecasts import (
+    PREDICTORS,
+    Predictor,
+    observed,
+    predicted,
+    prophet_packages,
+)
 from loop.policies.replicas import (
     NO_BATCH,
     NO_PODS,
@@ -109,6 +115,8 @@ class DynamoPolicy:
         check = Options(self.name)
         check.one_of("optimization_target", self.optimization_target, get_args(OptimizationTarget))
         check.one_of("predictor", self.predictor, PREDICTORS)
+        if self.predictor == "prophet":
+            prophet_packages()
         for name in ("throughput_scaling", "load_scaling", "log1p"):
             check.flag(name, getattr(self, name))
         for name in ("throughput_interval_s", "load_interval_s", "scale_down_sensitivity"):

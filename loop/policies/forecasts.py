@@ -98,13 +98,7 @@ def prophet(series: Sequence[float], *, step_s: float = 180.0) -> float:
     """Return what the package prophet, if it is installed, expects after the last points. Raise
     SpecError if it is not.
     """
-    try:
-        pandas, package = import_module("pandas"), import_module("prophet")
-    except ImportError:
-        raise SpecError(
-            "predictor prophet: expected the package prophet, found none: pip install prophet, or "
-            "take another predictor"
-        ) from None
+    pandas, package = prophet_packages()
     recent = list(series)[-PROPHET_POINTS:]
     dates = pandas.Timestamp("2024-01-01") + pandas.to_timedelta(
         [step_s * number for number in range(len(recent) + 1)], unit="s"
@@ -112,6 +106,17 @@ def prophet(series: Sequence[float], *, step_s: float = 180.0) -> float:
     model: Any = package.Prophet()
     model.fit(pandas.DataFrame({"ds": dates[:-1], "y": recent}))
     return float(model.predict(pandas.DataFrame({"ds": dates[-1:]}))["yhat"].iloc[0])
+
+
+def prophet_packages() -> tuple[Any, Any]:
+    """Return pandas and prophet. Raise SpecError if one of them is not installed."""
+    try:
+        return import_module("pandas"), import_module("prophet")
+    except ImportError:
+        raise SpecError(
+            "predictor prophet: expected the package prophet, found none: pip install prophet, or "
+            "take another predictor"
+        ) from None
 
 
 def holt(

@@ -47,7 +47,7 @@ def policy_names() -> tuple[str, ...]:
     return tuple(sorted(POLICIES))
 
 
-def make_policy(policy: str | Policy, **options: Any) -> Policy:
+def make_policy(policy: str | Policy, /, **options: Any) -> Policy:
     """Return *policy* with *options*: one of our own or of an installed package by its name,
     module:Class, FILE.py or FILE.py:Class, or an object as it is. Raise SpecError for a name, an
     option or a value that is not known.
@@ -72,6 +72,8 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     behind = options.get("policy")
     if isinstance(behind, str):
         options["policy"] = make_policy(behind)
+    elif name in POLICIES and behind is not None:
+        _whole(behind, f"policy {name}: policy")
     try:
         made: object = make(**options)
     except TypeError as error:

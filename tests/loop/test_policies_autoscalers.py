@@ -4,6 +4,7 @@ conformance tests hold.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -291,6 +292,15 @@ def test_dynamo_plans_for_the_expected_requests_and_steps_by_load() -> None:
         sight = Snapshot(now_s=5.0, servers={"s1": seen})
         decision, _ = loads.decide(sight, replace(data, perf=perf), loads.start())
         assert decision.targets["s1"].replicas == replicas
+
+
+def test_dynamo_tells_at_the_start_that_a_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was told in the records only, five intervals later, and the run held what it had."""
+    monkeypatch.setitem(sys.modules, "prophet", None)
+    with pytest.raises(SpecError, match=r"^predictor prophet: expected the package prophet, found"):
+        make_policy("dynamo", predictor="prophet")
 
 
 def test_dynamo_asks_for_no_more_while_replicas_start() -> None:

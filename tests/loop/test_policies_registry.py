@@ -6,6 +6,8 @@ import pytest
 
 from loop.errors import SpecError
 from loop.policies import make_policy, policy_names
+from loop.policies.registry import options_told
+from loop.policies.through_hpa import ThroughHpaPolicy
 from loop.ports import Policy
 from loop.testing.fakes import server_view, system
 from loop.testing.policy import PolicyContract
@@ -54,6 +56,18 @@ def test_an_unknown_option_is_answered_with_the_known_ones() -> None:
         make_policy("slo", headrom=0.2)
     with pytest.raises(SpecError, match="policy static: expected options: none; found 'headroom'"):
         make_policy("static", headroom=0.2)
+
+
+def test_the_policy_behind_an_hpa_is_an_option_like_others() -> None:
+    """--policy through_hpa --set policy=wva, as the docs have it, was a traceback."""
+    behind = make_policy("through_hpa", policy="wva", tolerance=0.2)
+    assert isinstance(behind, ThroughHpaPolicy)
+    assert behind.policy.name == "wva"
+    assert options_told(behind) == {"policy": "wva", "tolerance": 0.2}
+    no_policy = "policy through_hpa: policy: expected a policy, found int without name"
+    for wrong, line in (("nope", r"expected one of aibrix"), (3, no_policy)):
+        with pytest.raises(SpecError, match=line):
+            make_policy("through_hpa", policy=wrong)
 
 
 def test_a_policy_with_options_has_them() -> None:
