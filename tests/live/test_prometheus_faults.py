@@ -122,12 +122,12 @@ def test_a_prometheus_that_fails_takes_nothing_away_and_holds_nobody_after_it(
     house.cycle()
 
 
-@pytest.mark.parametrize("away_s", [90.0, 200.0])
+@pytest.mark.parametrize(("away_s", "lost"), [(90.0, False), (200.0, False), (30.0, True)])
 def test_after_a_gap_a_loop_of_short_periods_acts_in_the_second_cycle(
-    house: House, away_s: float
+    house: House, away_s: float, lost: bool
 ) -> None:
     """A quarter of the window lasts longer than two periods of 10 s. What came while nobody looked
-    is in the counters, and no burst behind it is taken for a rate.
+    is in the counters, and no burst behind it is taken for a rate; what Prometheus had may be lost.
     """
     server = f"s{house.clock.time_s:.0f}"
     load = {names.LOAD_RPM: BUSY_RPM, names.LOAD_OUT_TOKENS: "400"}
@@ -141,6 +141,8 @@ def test_after_a_gap_a_loop_of_short_periods_acts_in_the_second_cycle(
     house.prometheus.mode = "stale"  # it takes no samples
     for _ in range(round(away_s / 10.0)):
         house.cycle(scrapes=2, every_s=5.0)
+    if lost:
+        house.prometheus.restart_empty()
     house.prometheus.mode = "well"
     after = [house.cycle(scrapes=2, every_s=5.0) for _ in range(CYCLES_MAX)]
     for record in after:

@@ -115,8 +115,8 @@ class Prometheus:
             )
             for one in servers
         }
-        self._gaps.learn(found, now_s=now_s)
-        told += self._look_over_gaps(servers, found, tracks, at_s=at_s, now_s=now_s)
+        self._gaps.learn(found, by_server, now_s=now_s)
+        told += self._look_over_gaps(servers, found, by_server, tracks, now_s=now_s)
         told += [*answer.told, *(f"prometheus: {line}" for line in strange)]
         told += self._renamed(answer)
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
@@ -245,57 +245,39 @@ class Prometheus:
         self,
         servers: Sequence[ScrapedServer],
         found: dict[str, Figures],
+        by_server: Mapping[str, Mapping[str, Sequence[Series]]],
         tracks: Mapping[str, Mapping[str, Sequence[Track]]],
         *,
-        at_s: float,
         now_s: float,
     ) -> list[str]:
-        """Put into *found* what a look to the last sample before a gap tells of the servers that
-        have told too little since; return what to tell of that.
+        """Put into *found* what samples from before a gap tell of the servers that have told too
+        little since; return what to tell of that.
         """
-        window = self._reaches.window
-        reaches_s = {
-            one.name: reach_s
-            for one in servers
-            for reach_s in [
-                self._gaps.reach_s(
-                    one,
-                    found[one.name],
-                    tracks[one.name].values(),
-                    window=window(one.name),
-                    now_s=now_s,
-                )
-            ]
-            if reach_s is not None
-        }
-        if not reaches_s:
-            return []
-        longest_s = max(reaches_s.values())
-        blind = [one for one in servers if one.name in reaches_s]
-        query = window_query(_spaces(blind), self._settings, reach_s=longest_s)
-        try:
-            answer = self._far_reader.read(self._api.ask(query, at_s=at_s), epoch_s=at_s - now_s)
-        except PrometheusError:
-            return []  # they stay held, which is told of them
-        farther = self._shared(answer, blind)
-        for one in blind:
-            foreign = self._foreign.of_server.get(one.name, ())
-            pods = {pod: of for pod, of in farther[one.name].items() if pod not in foreign}
-            farther[one.name] = self._own.of(one, pods)
-        over = self._tracks(blind, farther, now_s=now_s, reach_s=longest_s)
         told = []
-        for one in blind:
-            wide = replace(window(one.name), window_s=longest_s)
-            seen = self._figures(one, farther[one.name], over[one.name], now_s=now_s, window=wide)
+        for one in servers:
+            window = self._reaches.window(one.name)
+            over = self._gaps.over(
+                one,
+                found[one.name],
+                tracks[one.name].values(),
+                by_server[one.name],
+                window=window,
+                now_s=now_s,
+            )
+            if over is None:
+                continue
+            reach_s, pods = over
+            wide = replace(window, window_s=reach_s)
+            spanned = self._tracks([one], {one.name: pods}, now_s=now_s, reach_s=reach_s)
+            seen = self._figures(one, pods, spanned[one.name], now_s=now_s, window=wide)
             if seen.load is not None:
                 found[one.name] = seen
-                told.append(one.name)
-        names = ", ".join(told[:NAMED_MAX]) + f" and {len(told) - NAMED_MAX} more" * (
-            len(told) > NAMED_MAX
-        )
-        return [
-            f"prometheus: {names}: nothing was told for a while: figures are over {longest_s:.0f} s"
-        ] * bool(told)
+                told.append(f"{one.name} ({reach_s:.0f} s)")
+        if not told:
+            return []
+        more = f" and {len(told) - NAMED_MAX} more" if len(told) > NAMED_MAX else ""
+        names = ", ".join(told[:NAMED_MAX]) + more
+        return [f"prometheus: nothing was told for a while: figures are over the gap: {names}"]
 
     def _learn_births(
         self,
