@@ -40,6 +40,15 @@ LATENT = {
     "v_head_dim": 128,
     "moe_layer_freq": 1,
 }
+GEMMA_4 = {"model_type": "gemma4_text", "vocab_size": 262144, "tie_word_embeddings": True}
+
+
+def of_letters(pattern: str) -> list[str]:
+    """Return the layers of Nemotron-H as transformers lists them."""
+    kinds = {"M": "linear_attention", "E": "moe", "*": "full_attention"}
+    return [kinds[letter] for letter in pattern]
+
+
 LLAMA_4 = shape(
     *("llama4_text", 48, 5120, 40),
     num_key_value_heads=8,
@@ -277,6 +286,68 @@ FAMILIES: dict[str, tuple[Json, float, float | None, int]] = {
         | {"head_dim": 192, "v_head_dim": 128, "swa_num_key_value_heads": 8, "sliding_window": 128}
         | {"hybrid_layer_pattern": [0] + ([1] * 5 + [0]) * 7 + [1] * 5},
         *(309.0, None, 26880),
+    ),
+    "Nemotron 3 Nano, which lists its layers, each of which is one thing": (
+        shape("nemotron_h", 52, 2688, 32, num_key_value_heads=2, head_dim=128, vocab_size=131072)
+        | mixture(128, 6, 1856, moe_shared_expert_intermediate_size=3712, n_shared_experts=1)
+        | {"mamba_num_heads": 64, "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 128}
+        | {"layers_block_type": of_letters("MEMEM*E" + "MEMEM*E" * 4 + "MEMEMEM*E" + "MEMEMEME")},
+        *(31.58, 3.23, 6144),
+    ),
+    "Nemotron 3 Super, whose experts compute in fewer values": (
+        {"model_type": "nemotron_h", "hidden_size": 4096, "num_attention_heads": 32}
+        | {"num_key_value_heads": 2, "head_dim": 128, "vocab_size": 131072}
+        | mixture(512, 22, 2688, moe_shared_expert_intermediate_size=5376, n_shared_experts=1)
+        | {"mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 128}
+        | {"moe_latent_size": 1024, "layers_block_type": of_letters("MEMEMEM*E" * 9 + "MEMEMEM")},
+        *(117.83, 12.09, 9216),
+    ),
+    "GLM-5, which lists its blocks": (
+        shape("glm_moe_dsa", 78, 6144, 64, vocab_size=154880, intermediate_size=12288)
+        | mixture(256, 8, 2048, n_shared_experts=1, q_lora_rank=2048, kv_lora_rank=512)
+        | {"qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 256}
+        | {"index_head_dim": 128, "index_n_heads": 32, "index_topk": 2048}
+        | {"layer_types": ["indexed_attention"] * 78}
+        | {"mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75},
+        *(743.91, 40.83, 99840),
+    ),
+    "DeepSeek-V4-Flash, which makes one entry of 4 or 128 tokens": (
+        shape("deepseek_v4", 43, 4096, 64, num_key_value_heads=1, head_dim=512, vocab_size=129280)
+        | {"moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1}
+        | {"num_experts_per_tok": 6, "q_lora_rank": 1024, "o_lora_rank": 1024, "o_groups": 8}
+        | {"index_head_dim": 128, "index_n_heads": 64, "index_topk": 512, "sliding_window": 128}
+        | {"compress_ratios": [128, 128, 128] + [4, 128] * 20 + [0]}
+        | {"num_nextn_predict_layers": 1},
+        *(284.33, 13.27, 7320),
+    ),
+    "Gemma 4 26B, with a dense block beside its experts": (
+        GEMMA_4
+        | {"num_hidden_layers": 30, "hidden_size": 2816, "num_attention_heads": 16}
+        | {"num_key_value_heads": 8, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
+        | {"enable_moe_block": True, "intermediate_size": 2112, "moe_intermediate_size": 704}
+        | {"num_experts": 128, "top_k_experts": 8, "sliding_window": 1024},
+        *(25.23, 3.82, 71680),
+    ),
+    "Gemma 4 E2B, whose layers without a cache have wider blocks": (
+        GEMMA_4
+        | {"num_hidden_layers": 35, "hidden_size": 1536, "num_attention_heads": 8}
+        | {"num_key_value_heads": 1, "intermediate_size": 6144, "use_double_wide_mlp": True}
+        | {"hidden_size_per_layer_input": 256, "num_kv_shared_layers": 20}
+        | {"layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7},
+        # 4.63 with what mixes them.
+        *(4.61, 2.26, 7680),
+    ),
+    "Jais 2 8B, with two matrices a block": (
+        shape("jais2", 32, 3328, 26, head_dim=128, intermediate_size=26624, vocab_size=150272),
+        *(8.09, None, 425984),
+    ),
+    "InternVL, whose one table is told outside": (
+        {
+            "tie_word_embeddings": True,
+            "text_config": shape("qwen2", 32, 4096, 32, intermediate_size=22016)
+            | {"vocab_size": 151936, "tie_word_embeddings": False},
+        },
+        *(11.43, None, 524288),
     ),
 }
 

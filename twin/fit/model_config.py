@@ -39,6 +39,7 @@ EXPERTS_USED = (
     "moe_top_k",
     "moe_topk",
     "moe_k",
+    "top_k_experts",
 )
 EXPERT_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
 SHARED_EXPERTS = (
@@ -56,12 +57,15 @@ SHARED_SIZE = (
 POSITIONS = ("n_positions", "max_position_embeddings")
 # Where models that also see or hear keep the one that writes.
 TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
+TIES = ("tie_word_embeddings", "tie_embedding")
 NESTED = ("attn_config", "ffn_config")
 
 # Two matrices a block instead of three, as nothing gates.
 GATELESS = frozenset(
     [
         "apertus",
+        "apertus1p5",
+        "apertus1p5_text",
         "arcee",
         "bloom",
         "codegen",
@@ -71,7 +75,9 @@ GATELESS = frozenset(
         "gpt_neo",
         "gpt_neox",
         "gptj",
+        "jais2",
         "mpt",
+        "nanochat",
         "nemotron",
         "nemotron_h",
         "opt",
@@ -96,6 +102,8 @@ TIED = frozenset(
         "gemma3",
         "gemma3_text",
         "gemma3n_text",
+        "gemma4",
+        "gemma4_text",
         "gpt2",
         "gpt_bigcode",
         "gpt_neo",
@@ -138,6 +146,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"head_dim": 256},
     "gemma2": {"head_dim": 256, "sliding_window_pattern": 2, "sliding_window": 4096},
     "gemma3_text": GEMMA_3,
+    "gemma4_text": {
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "sliding_window_pattern": 6,
+        "sliding_window": 512,
+    },
     "gpt_oss": {"head_dim": 64, "sliding_window_pattern": 2, "sliding_window": 128},
     "cohere2": {"sliding_window_pattern": 4, "sliding_window": 4096},
 }
@@ -147,7 +161,17 @@ FIGURE_MAX = 10**9  # far above any of a model; what is more is no figure of one
 # The context at which windows that slide are taken: what lies before them is not read.
 CONTEXT = 4096
 
-ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
+ATTENTION = (
+    "attention",
+    "full_attention",
+    "sliding_attention",
+    "chunked_attention",
+    "indexed_attention",  # of the tokens that an index finds
+    "compressed_sparse_attention",
+    "heavily_compressed_attention",
+)
+# Of how many tokens DeepSeek V4 keeps one entry, by the kind of a layer.
+COMPRESSED = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 # Blocks that read a state of fixed size in place of a KV cache.
 RECURRENT = ("mamba", "linear_attention", "conv", "recurrent", "mlp", "moe")
 # Of the letters of Nemotron-H's hybrid_override_pattern.
@@ -256,7 +280,9 @@ def _flat(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         if isinstance(inner, Mapping):
             # What it does not say itself is said outside, as whether it is quantised.
             outer = {name: value for name, value in document.items() if name not in TEXT}
-            return _flat({**outer, **inner, "is_part": True}, source)
+            # But whether it has one table of words is said by the whole.
+            tied = {name: outer[name] for name in TIES if outer.get(name) is not None}
+            return _flat({**outer, **inner, **tied, "is_part": True}, source)
     found = dict(document)
     for key in NESTED:
         inner = document.get(key)
@@ -264,6 +290,15 @@ def _flat(document: Mapping[str, Any], source: str) -> dict[str, Any]:
             found |= {name: value for name, value in inner.items() if name != "model_type"}
     defaults = DEFAULTS.get(str(found.get("model_type")), {})
     return {**defaults, **{name: value for name, value in found.items() if value is not None}}
+
+
+def _compressed(ratio: object) -> str:
+    """Return the kind of a layer that makes one entry of so many tokens, 0: has a window only."""
+    if ratio == 0:
+        return "sliding_attention"
+    return next(
+        (kind for kind, known in COMPRESSED.items() if ratio == known), f"compressed by {ratio}"
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -300,10 +335,15 @@ class _Config:
         self.matrices = 2.0 if self.kind in GATELESS else 3.0
         usual = 4 * self.hidden
         self.experts = self.whole(EXPERTS, at_least=0, default=0)
-        self.experts = self.experts if self.experts > 1 else 0
+        if self.experts <= 1 or self.get("enable_moe_block") is False:
+            self.experts = 0
         self.used = self._used() if self.experts else 0
         # A layer of LongCat is two of attention and two dense ones, beside its experts.
         self.twice = 2 if self.kind == "longcat_flash" else 1
+        # Each layer of Nemotron-H is one thing: attention, a state, or a block.
+        self.is_split = self.kind == "nemotron_h" or isinstance(
+            self.get("hybrid_override_pattern"), str
+        )
         self.intermediate = self._intermediate(
             self.whole(INTERMEDIATE, default=self.whole(EXPERT_SIZE, default=usual))
         )
@@ -355,8 +395,9 @@ class _Config:
 
     def is_tied(self) -> bool:
         """Tell whether the table of inputs is that of the outputs."""
-        tied = self._entry.flag("tie_embedding", default=self.kind in TIED)
-        return self._entry.flag("tie_word_embeddings", default=tied)
+        usual, old = TIES
+        tied = self._entry.flag(old, default=self.kind in TIED)
+        return self._entry.flag(usual, default=tied)
 
     def tables_of_layers(self) -> float:
         """Return the parameters of the tables of words that each layer has of its own."""
@@ -386,8 +427,11 @@ class _Config:
             None,
         )
         pattern = self.get("hybrid_override_pattern")
+        ratios = self.get("compress_ratios")
         if isinstance(listed, list):
             kinds = [str(each) for each in listed]
+        elif isinstance(ratios, list):
+            kinds = [_compressed(ratio) for ratio in ratios]
         elif isinstance(pattern, str):
             kinds = [LETTERS.get(letter, letter) for letter in pattern]
         else:
@@ -403,8 +447,12 @@ class _Config:
         return [("mamba" if each == "hybrid" else each) for each in kinds]
 
     def _listed_layers(self) -> int | None:
-        pattern = self.get("hybrid_override_pattern")
-        return len(pattern) if isinstance(pattern, str) and pattern else None
+        """Return how many layers a list of them has, where their number is not told."""
+        for name, kind in (("hybrid_override_pattern", str), ("layers_block_type", list)):
+            listed = self.get(name)
+            if isinstance(listed, kind) and listed:
+                return len(listed)
+        return None
 
     def _kind(self, place: int) -> str:
         """Return the kind of a layer where a rule tells it."""
@@ -449,21 +497,38 @@ class _Config:
             parts.attention += self.twice * self._attention(kind)
             if self.kind == "falcon_h1":  # both in each layer, side by side
                 parts.attention += self._recurrent("mamba")
-            seen = float(self.twice)
-            window = self._window()
-            if kind == "sliding_attention" and window is not None:
-                seen = min(window / CONTEXT, 1.0)
-            parts.kv_values += 0.0 if self._reads_others(place) else seen * self._kv_values(kind)
+            seen = self._seen(kind)
+            parts.kv_values += 0.0 if self._reads_others(place) else self._kept(kind)
             parts.compared += seen * self._compared(kind)
         elif kind in RECURRENT:
             parts.attention += self._recurrent(kind)
         else:
             known = ", ".join((*ATTENTION, *RECURRENT))
             raise SpecError(f"{self._source}: layer type: expected one of {known}, found {kind!r}")
-        if not isinstance(self.get("hybrid_override_pattern"), str):
-            self._add_block(parts, is_sparse=self._is_sparse(place))
+        if not self.is_split:
+            wide = self._entry.flag("use_double_wide_mlp", default=False)
+            self._add_block(
+                parts,
+                is_sparse=self._is_sparse(place),
+                times=2.0 if wide and self._reads_others(place) else 1.0,  # Gemma 4
+            )
         elif kind in ("mlp", "moe"):  # which are layers of their own there
             self._add_block(parts, is_sparse=kind == "moe")
+
+    def _seen(self, kind: str) -> float:
+        """Return the part of a context of CONTEXT tokens that a layer keeps."""
+        window = self._window()
+        windowed = 1.0 if window is None else min(window / CONTEXT, 1.0)
+        if kind in COMPRESSED:
+            return min(windowed + 1.0 / COMPRESSED[kind], 1.0)
+        return windowed if kind == "sliding_attention" else float(self.twice)
+
+    def _kept(self, kind: str) -> float:
+        """Return the values of a token that a layer keeps."""
+        kept = self._seen(kind) * self._kv_values(kind)
+        if kind == "compressed_sparse_attention":  # and what its entries are found by
+            kept += self._index_size() / 2.0 / COMPRESSED[kind]
+        return kept
 
     def _reads_others(self, place: int) -> bool:
         """Tell whether a layer keeps nothing of a token: it reads what the picture gave, or what
@@ -474,6 +539,8 @@ class _Config:
 
     def _attention(self, kind: str) -> float:
         hidden, heads = self.hidden, self.heads
+        if self._entry.has("o_lora_rank"):
+            return self._grouped(kind)
         if self._entry.has("kv_lora_rank"):
             latent, rope = self._latent()
             plain = self.whole(("qk_nope_head_dim",), at_least=0, default=128)
@@ -492,7 +559,27 @@ class _Config:
         queries = (2 if gated else 1) * heads * size
         low = self.whole(("share_q_dim",), at_least=0, default=0)
         asked = low * (hidden + queries) if low else hidden * queries
-        return float(asked + hidden * groups * (size + value) + heads * value * hidden)
+        # Gemma 4 adds up the keys themselves.
+        is_one = self.get("attention_k_eq_v") is True and kind != "sliding_attention"
+        kept = size if is_one else size + value
+        return float(asked + hidden * groups * kept + heads * value * hidden)
+
+    def _grouped(self, kind: str) -> float:
+        """Return the parameters of DeepSeek V4's attention: one vector a token, of which several
+        are made one, and an output in groups.
+        """
+        hidden, size = self.hidden, self.head
+        low, out, groups = (
+            self.whole((name,)) for name in ("q_lora_rank", "o_lora_rank", "o_groups")
+        )
+        of_heads = self.heads * size
+        found = low * (hidden + of_heads) + hidden * size + out * (of_heads + groups * hidden)
+        if kind == "heavily_compressed_attention":
+            found += 2 * hidden * size
+        if kind == "compressed_sparse_attention":
+            indexed, index = self.whole(("index_n_heads",)), self._index_size()
+            found += 4 * hidden * (size + index) + low * indexed * index + hidden * indexed
+        return float(found)
 
     def _heads(self, kind: str) -> tuple[int, int, int, int]:
         """Return heads, KV heads, and the values of a key and of what is added up; layers whose
@@ -506,7 +593,10 @@ class _Config:
             groups = told.whole("num_attention_groups", at_least=1, at_most=heads)
             return heads, groups, self.head, value
         if kind != "sliding_attention":
-            return self.heads, self.kv_heads, self.head, value
+            size = self.whole(("global_head_dim",), default=self.head)  # of Gemma 4
+            groups = self.whole(("num_global_key_value_heads",), default=self.kv_heads)
+            is_own = size != self.head and not self._entry.has("v_head_dim")
+            return self.heads, groups, size, size if is_own else value
         heads, size, value = (
             self.whole((f"swa_{name}",), default=figure)
             for name, figure in (
@@ -526,6 +616,8 @@ class _Config:
         return self.whole(("kv_lora_rank",)), rope
 
     def _kv_values(self, kind: str) -> float:
+        if self._entry.has("o_lora_rank"):
+            return float(self.head)
         if self._entry.has("kv_lora_rank"):
             # What tokens are found by is kept in eight bits.
             return sum(self._latent()) + self._index_size() / 2.0
@@ -570,6 +662,8 @@ class _Config:
             return 0.0
         if kind == "conv":
             return 4.0 * hidden * hidden
+        if kind == "linear_attention" and self._has_state():
+            kind = "mamba"  # as transformers calls it
         if kind == "linear_attention" and self._entry.has("linear_num_value_heads"):
             values = self.whole(("linear_num_value_heads",))
             wide = values * self.whole(("linear_value_head_dim",))
@@ -590,10 +684,17 @@ class _Config:
         groups = self.whole(("mamba_n_groups", "n_groups"), default=1)
         return float(hidden * (2 * inner + 2 * groups * state + heads) + inner * hidden)
 
+    def _has_state(self) -> bool:
+        """Tell whether the file describes a state as Mamba has it."""
+        return any(self._entry.has(name) for name in ("mamba_n_heads", "mamba_num_heads"))
+
     def _is_sparse(self, place: int) -> bool:
         """Tell whether a layer is a mixture of experts."""
         if not self.experts:
             return False
+        kinds = self._listed("mlp_layer_types")
+        if kinds:
+            return place < len(kinds) and kinds[place] != "dense"
         listed, told = self.get("moe_layers"), self.get("moe_layers_enum")
         if isinstance(listed, list):
             return place in listed
@@ -618,18 +719,23 @@ class _Config:
         )
         return (place + 1) % every == 0 if every > 1 else True
 
-    def _add_block(self, parts: _Parts, *, is_sparse: bool) -> None:
+    def _add_block(self, parts: _Parts, *, is_sparse: bool, times: float = 1.0) -> None:
         if not is_sparse:
             size = self.whole(("intermediate_size_mlp",), default=self.intermediate)
             if self.kind == "granitemoehybrid":  # without experts only what all share is left
                 size = self.whole(SHARED_SIZE, default=size)
-            parts.dense += self.matrices * self.hidden * size
+            parts.dense += times * self.matrices * self.hidden * size
             return
         if self.twice > 1:
             parts.dense += self.twice * self.matrices * self.hidden * self.intermediate
+        if self.get("enable_moe_block") is True:  # Gemma 4's dense block beside the experts
+            parts.dense += self.matrices * self.hidden * self.intermediate
         if self.get("parallel_attn_mlp_res") is True:  # Arctic's dense block beside the experts
             parts.dense += self.matrices * self.hidden * self.hidden
-        each = self.matrices * self.hidden * self.expert_size
+        # Experts of Nemotron 3 Super compute in fewer values, into which a token is brought first.
+        latent = self.whole(("moe_latent_size", "moe_hidden_size"), default=self.hidden)
+        parts.dense += 2.0 * self.hidden * latent if latent != self.hidden else 0.0
+        each = self.matrices * latent * self.expert_size
         parts.dense += self.hidden * self.experts + self._shared()
         parts.routed += self.experts * each
         parts.chosen += self.used * each
@@ -646,7 +752,7 @@ class _Config:
     def weak(self, kinds: Sequence[str]) -> list[str]:
         """Return why what is said of this model may be further off than usual."""
         said = []
-        if self._entry.has("kv_lora_rank"):
+        if self._entry.has("kv_lora_rank") or self._entry.has("o_lora_rank"):
             said.append("a compressed KV cache: no measurement of such a model was used")
         window = self._window()
         if "sliding_attention" in kinds and window is not None and window < CONTEXT:
