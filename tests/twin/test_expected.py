@@ -19,7 +19,7 @@ from twin.engine.replica import Replica
 from twin.kernel import SCRAPE, at
 from twin.request import Request, RequestBatch
 from twin.serving.cluster import Cluster
-from twin.serving.routers.least_outstanding import ORDER_REPLICAS, LeastOutstanding
+from twin.serving.routers.least_outstanding import LeastOutstanding, Order
 from twin.spec import LatencyModel, Pool, Server
 from twin.testing.worlds import spec_of
 
@@ -73,7 +73,7 @@ def _choices(seed: int, *, ordered: bool) -> list[object]:
         router.add(replica)
     chosen, now_s, number = [], 0.0, 0
     for _ in range(12):
-        route = router.stretch(replicas, 100) if ordered else None
+        route = Order(replicas).route(router) if ordered else None
         for _ in range(rng.randint(1, 120)):
             now_s += rng.choice([0.0, 0.25, rng.random()])
             number += 1
@@ -95,11 +95,11 @@ def _choices(seed: int, *, ordered: bool) -> list[object]:
         new = _replica(finished)
         replicas.append(new)
         router.add(new)
-    return [chosen, finished]
+    return [chosen, sorted(finished)]
 
 
 def _replicas(rng: Random, finished: list[tuple[int, float]]) -> list[Engine]:
-    return [_replica(finished) for _ in range(ORDER_REPLICAS + rng.randint(1, 30))]
+    return [_replica(finished) for _ in range(rng.randint(2, 40))]
 
 
 def _replica(finished: list[tuple[int, float]]) -> Engine:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from twin.engine.port import Engine
 from twin.engine.replica import Replica
 from twin.engine.written_out import WrittenOut
 from twin.request import Request
 from twin.serving.routers import LeastOutstanding, RandomChoice, RoundRobin, make_router
+from twin.serving.routers.least_outstanding import Order
+from twin.serving.routers.port import Route
 from twin.serving.routers.prefix_aware import MORE
 from twin.spec import EngineSpec, LatencyModel
 
@@ -203,49 +211,118 @@ KINDS: tuple[dict[str, object], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """Requests for some replicas: when they come, of how many tokens."""
+
+    spec: EngineSpec
+    arrivals_s: list[float]
+    sizes: list[list[int]]
+    replicas: int = 13
+    max_batch: int = 4
+    queue_max: int | None = None
+
+    def by(self, how: Callable[[LeastOutstanding, list[Engine]], Route]) -> Played:
+        """Choose a replica for each request by what *how* makes."""
+        ends: list[tuple[float, ...]] = []
+
+        def ended(request: Request, finish_s: float) -> None:
+            ends.append((request.id, request.first_token_s, finish_s, request.preemptions))
+
+        replicas: list[Engine] = [
+            WrittenOut.of_spec(
+                self.spec, max_batch=self.max_batch, queue_max=self.queue_max, on_finish=ended
+            )
+            for _ in range(self.replicas)
+        ]
+        router = LeastOutstanding(np.random.default_rng(1))
+        for replica in replicas:
+            router.add(replica)
+        route = how(router, replicas)
+        choices: list[tuple[int, str | None]] = []
+        foreseen = 0
+        for number, now_s in enumerate(self.arrivals_s):
+            prompt, output = self.sizes[number]
+            request = Request(prompt, output, now_s, id=number)
+            chosen: Any = route(request, now_s)
+            choices.append((replicas.index(chosen), chosen.submit(request, now_s)))
+            foreseen += chosen.then_until_s > chosen.quiet_until_s
+        for replica in replicas:
+            replica.advance(inf, inclusive=False)
+        return Played(choices, sorted(ends), foreseen)
+
+
+class Played(NamedTuple):
+    """Who got each request, how each ended, and how often it was known when the next one ends."""
+
+    choices: list[tuple[int, str | None]]
+    ends: list[tuple[float, ...]]
+    foreseen: int
+
+
+def _in_order(router: LeastOutstanding, replicas: list[Engine]) -> Route:
+    return Order(replicas).route(router)
+
+
+def _by_looks(router: LeastOutstanding, replicas: list[Engine]) -> Route:
+    # For one request no order is made.
+    return router.stretch(replicas, 1)
+
+
 @pytest.mark.parametrize("changes", KINDS)
 @pytest.mark.parametrize("rate_rps", [20.0, 200.0])
 def test_an_order_of_replicas_chooses_as_a_look_at_all_of_them(
     changes: dict[str, object], rate_rps: float
 ) -> None:
-    """It looks at a replica only when a request may have ended there: who gets each request, and
-    the order of the ends, are those of looking always. It knows the ends before they come.
+    """It looks at a replica only when it cannot know what ended there: who gets each request, and
+    how each ends, are those of looking always. It knows the ends before they come.
     """
-    count, rng = 13, np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     spec = replace(
         EngineSpec(model="m", accelerator="A", latency_model=MODEL),
         **changes,  # type: ignore[arg-type]  # each for its field
     )
-    arrivals_s = np.cumsum(rng.exponential(1.0 / rate_rps, 400)).tolist()
-    sizes = rng.integers(1, 60, (400, 2)).tolist()
-    foreseen = 0
-
-    def played(*, in_order: bool) -> list[tuple[object, ...]]:
-        nonlocal foreseen
-        ends: list[tuple[object, ...]] = []
-
-        def ended(request: Request, finish_s: float) -> None:
-            ends.append((request.id, request.first_token_s, finish_s, request.preemptions))
-
-        replicas = [
-            WrittenOut.of_spec(spec, max_batch=4, queue_max=None, on_finish=ended)
-            for _ in range(count)
-        ]
-        router = LeastOutstanding(np.random.default_rng(1))
-        for replica in replicas:
-            router.add(replica)
-        # Below so many requests there is no order.
-        route = router.stretch(replicas, 400 if in_order else 1)
-        for number, (now_s, (prompt, output)) in enumerate(zip(arrivals_s, sizes, strict=True)):
-            request = Request(prompt, output, now_s, id=number)
-            chosen = route(request, now_s)
-            assert chosen.submit(request, now_s) is None
-            ends.append(("to", number, replicas.index(chosen)))  # type: ignore[arg-type]
-            if in_order:
-                foreseen += chosen.quiet_until_s > chosen.next_boundary_s  # type: ignore[attr-defined]
-        return ends
-
-    assert played(in_order=True) == played(in_order=False)
+    play = Play(
+        spec=spec,
+        arrivals_s=np.cumsum(rng.exponential(1.0 / rate_rps, 400)).tolist(),
+        sizes=rng.integers(1, 60, (400, 2)).tolist(),
+    )
+    ordered = play.by(_in_order)
+    assert ordered[:2] == play.by(_by_looks)[:2]
     plain = changes.keys().isdisjoint({"scheduling", "prefix_share"})
     can = plain and not spec.latency_model.launch_ms
-    assert (foreseen > 0) == can
+    assert (ordered.foreseen > 0) == can
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_an_order_of_replicas_chooses_so_whatever_they_are(seed: int) -> None:
+    """What is foreseen must hold where memory runs out, queues are full, many end at once, and
+    arrivals fall on boundaries.
+    """
+    rng = np.random.default_rng(seed)
+    alpha_ms, count, output = rng.choice([0.5, 6.0, 20.0]), rng.integers(2, 30), rng.integers(2, 90)
+    model = LatencyModel(
+        alpha_ms=alpha_ms,
+        beta_ms=rng.choice([0.0, 0.02, 0.3]),
+        gamma_ms=rng.choice([0.0, 5e-5, 1e-3]),
+        sequence_ms=rng.choice([0.0, 0.0, 0.2]),
+    )
+    gap_s = alpha_ms / 1000.0 * output / count / rng.choice([1.0, 3.0, 12.0])
+    times_s = np.cumsum(rng.exponential(gap_s, 200))
+    if rng.random() < 0.3:
+        times_s = np.round(times_s / alpha_ms * 1000.0) * (alpha_ms / 1000.0)
+    play = Play(
+        spec=EngineSpec(
+            model="m",
+            accelerator="A",
+            latency_model=model,
+            kv_tokens=int(rng.choice([220, 600, 9000])),
+            max_num_batched_tokens=int(rng.choice([40, 512])),
+        ),
+        arrivals_s=times_s.tolist(),
+        sizes=np.stack([rng.integers(1, 99, 200), rng.integers(1, output + 1, 200)], 1).tolist(),
+        replicas=int(count),
+        max_batch=int(rng.choice([2, 16])),
+        queue_max=None if rng.random() < 0.7 else 2,
+    )
+    assert play.by(_in_order)[:2] == play.by(_by_looks)[:2]

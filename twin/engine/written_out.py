@@ -10,7 +10,7 @@ Results are equal to the last bit: tests play random scripts to both.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from math import inf, nextafter, sqrt
 from typing import Any
@@ -31,6 +31,7 @@ from twin.request import Request
 from twin.spec import EngineSpec
 
 _ITL_UPTO_S = (*ITL_BOUNDS_S, inf)
+NEARLY = 1.0 - 1e-6
 
 Flow = Generator[str | None, float | None, None]
 
@@ -45,11 +46,19 @@ def covers(spec: EngineSpec, *, queue_max: int | None) -> bool:
 class WrittenOut(Replica):
     """A Replica that is advanced by one function; for specs that `covers` names."""
 
-    __slots__ = ("_arrived", "_by_flow", "_foresees", "_named", "_step_on", "quiet_until_s")
+    __slots__ = (
+        "_arrived",
+        "_by_flow",
+        "_foresees",
+        "_named",
+        "_step_on",
+        "quiet_until_s",
+        "then_until_s",
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._foresees, self.quiet_until_s = False, inf
+        self._foresees, self.quiet_until_s, self.then_until_s = False, inf, inf
         self._arrived: Request | None = None
         # Not while somebody is told of an end: who may submit at once, in the midst of a step. All
         # that Replica.submit does then is to put the request in the queue. And not after a request
@@ -72,7 +81,7 @@ class WrittenOut(Replica):
                 return reason
             self._arrived = None
         reason = super().submit(request, now_s)
-        self.quiet_until_s = self.next_boundary_s
+        self.quiet_until_s = self.then_until_s = self.next_boundary_s
         return reason
 
     def advance(self, until_s: float, *, inclusive: bool) -> None:
@@ -83,13 +92,15 @@ class WrittenOut(Replica):
             self._step_on(until_s)
         if not self._by_flow:
             super().advance(until_s, inclusive=False)
-            self.quiet_until_s = self.next_boundary_s
+            self.quiet_until_s = self.then_until_s = self.next_boundary_s
 
     def foresee(self) -> None:
-        """Keep quiet_until_s from now on, as long as there are only submits and advances: before it
-        no request ends that is there by now.
+        """Keep from now on, as long as there are only submits and advances, until when no request
+        ends that is there by now (quiet_until_s). If then_until_s is later, one ends at that
+        instant, and no other one before then_until_s.
         """
-        self._foresees, self.quiet_until_s = True, self.next_boundary_s
+        self._foresees = True
+        self.quiet_until_s = self.then_until_s = self.next_boundary_s
 
     def _settle(self) -> None:
         """Put the variables of the function back into self, which is then up to date."""
@@ -131,64 +142,6 @@ class WrittenOut(Replica):
         self._settle()
         return super().in_flight(now_s)
 
-    def _end_s(  # noqa: PLR0917, it is called for each request
-        self,
-        next_s: float,
-        length: float,
-        n: float,
-        g: float,
-        contexts: float,
-        soonest: float,
-        prefills: Sequence[tuple[Request, int]],
-    ) -> float:
-        """Return when the first request ends, by the variables of `_flow`, where one prompt is in
-        work or waits, and is computed as a whole. Where it is not as simple as that, *next_s*:
-        none ends before the next boundary.
-        """
-        waiting, alpha_s, beta_s, gamma_s = (
-            self._waiting,
-            self._alpha_s,
-            self._beta_s,
-            self._gamma_s,
-        )
-        per_sequence_s, size = self._sequence_s, self._block_units
-        if len(prefills) + len(waiting) != 1 or self._curved is not None or self._partial:
-            return next_s
-        if waiting:
-            # Of the decodes until then none ends; then the prompt is computed in one iteration.
-            g, contexts = g + length, contexts + n * length
-            request, read = waiting[0], contexts + n
-            need = request.prompt_tokens + request.generated
-            room = self._kv_units - read - n * (size - 1.0) - -(-need // size) * size
-            if (
-                soonest <= g
-                or self._ahead
-                or self._prefix_share
-                or self._pair_s
-                or room < 0.0
-                or len(self._running) >= self._max_batch
-                or need > self._token_budget - len(self._running)
-            ):
-                return next_s
-            iteration_s = alpha_s + beta_s * (n + need) + gamma_s * (read + need)
-            if per_sequence_s:
-                iteration_s += per_sequence_s * (n + 1)
-            first_s = next_s + iteration_s
-        else:
-            ((request, chunk),) = prefills
-            need, first_s = request.prompt_tokens + request.generated, next_s
-            if request.context + chunk < need:
-                return next_s
-        left = request.output_tokens - request.generated - 1
-        g, n, contexts = g + 1.0, n + 1.0, contexts + n + need
-        k, read = min(soonest - g, float(left)), contexts + n
-        if k <= 0.0 or read + n * (k + size - 2.0) > self._kv_units:
-            return next_s
-        c0_s, c1_s = alpha_s + beta_s * n + gamma_s * read, gamma_s * n
-        if per_sequence_s:
-            c0_s += per_sequence_s * n
-        return first_s + (k * c0_s + c1_s * (k * (k - 1.0) * 0.5))
-
     def _flow(self) -> Flow:
         """Advance to each instant that is sent, take in the request that arrives then, and yield
         why not; put all variables back for a None, and for good when somebody who was told of an
@@ -208,6 +161,7 @@ class WrittenOut(Replica):
         # multiplies two floats five times as fast as a float and an int.
         size_less_1, size_less_2 = size - 1.0, size - 2.0
         soon_s, bounded = LATENCY_BOUNDS_S[0], queue_max < inf
+        foreseeable = curved is None and not (ahead or share or pair_s)
         ended: list[Request] = []
         until_s = yield None
         while True:
@@ -483,11 +437,73 @@ class WrittenOut(Replica):
                             telemetry.rejections += 1
                     self.next_boundary_s, self.steps = next_s, steps
                     if self._foresees:
-                        self.quiet_until_s = next_s
-                        if prefills or waiting:
-                            self.quiet_until_s = self._end_s(
-                                next_s, length, n, g, contexts, soonest, prefills
-                            )
+                        # None ends before the next boundary; what follows are the simple cases.
+                        quiet_s = then_s = next_s
+                        own, k = inf, 0.0
+                        if not foreseeable or partial is not None:
+                            pass
+                        elif waiting:
+                            at_g = g + length
+                            if soonest > at_g and len(waiting) == 1 and not prefills:
+                                # None ends until the next boundary; then the prompt that waits is
+                                # computed in one iteration.
+                                request = waiting[0]
+                                made = request.generated
+                                needed = float(request.prompt_tokens + made)
+                                read = contexts + n * length + n
+                                if (
+                                    n + needed <= budget
+                                    and n < max_batch
+                                    and read + n * size_less_1 + needed + size <= kv_units
+                                ):
+                                    iteration_s = alpha_s + beta_s * (n + needed)
+                                    iteration_s += gamma_s * (read + needed)
+                                    if sequence_s:
+                                        iteration_s += sequence_s * (n + 1.0)
+                                    first_s = next_s + iteration_s
+                                    own = request.output_tokens - made + at_g
+                                    at_g += 1.0
+                        elif prefills:
+                            # One prompt is in work, which is computed as a whole.
+                            request, chunk = prefills[0]
+                            made = request.generated
+                            needed = float(request.prompt_tokens + made)
+                            if len(prefills) == 1 and request.context + chunk >= needed:
+                                first_s, read = next_s, contexts + n
+                                own = request.output_tokens - made + g
+                                at_g = g + 1.0
+                        elif g + length == soonest:
+                            # One ends at the next boundary.
+                            at_g, at_n, read, k = g, n, contexts + n, length
+                        if own < inf:
+                            at_n = n + 1.0
+                            read += n + needed + 1.0
+                            k = (soonest if soonest < own else own) - at_g
+                        if k > 0.0 and read + at_n * (k + size_less_2) <= kv_units:
+                            if own < inf:
+                                each_s = alpha_s + beta_s * at_n + gamma_s * read
+                                if sequence_s:
+                                    each_s += sequence_s * at_n
+                                more_s = gamma_s * at_n
+                                quiet_s = first_s + (k * each_s + more_s * (k * (k - 1.0) * 0.5))
+                            # The second to end has so many more iterations to go, each of which
+                            # takes longer than it would without contexts.
+                            if own < soonest:
+                                more = soonest - own
+                            else:
+                                more = own - soonest
+                                if more and len(finishes) > 1:
+                                    last = finishes[1]
+                                    if len(finishes) > 2 and finishes[2] < last:
+                                        last = finishes[2]
+                                    more = min(more, (last >> TICKET_BITS) - soonest)
+                            then_s = quiet_s
+                            if at_n == 1.0:
+                                then_s = inf
+                            elif read + at_n * (k + more + size_less_2) <= kv_units:
+                                least_s = alpha_s + (beta_s + sequence_s) * (at_n - 1.0)
+                                then_s += NEARLY * more * least_s
+                        self.quiet_until_s, self.then_until_s = quiet_s, then_s
                     until_s = yield reason
                     continue
                 break

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
-from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from twin.engine.written_out import WrittenOut
 from twin.request import Request
 from twin.serving.routers.port import Plan, Route, Router
 
-# Below so many replicas a look at all of them is as fast as an order that has to be kept; and for a
-# stretch of so few requests an order is not worth making.
-ORDER_REPLICAS, ORDER_REQUESTS = 12, 4
+# Below so many replicas a look at all of them is faster than an order that has to be kept; and for
+# a stretch of so few requests an order is not worth making.
+ORDER_REPLICAS, ORDER_REQUESTS = 64, 32
 
 
 class LeastOutstanding(Router):
@@ -65,7 +64,7 @@ class LeastOutstanding(Router):
             return lambda _request, _now_s: only
         if len(replicas) < ORDER_REPLICAS or requests < ORDER_REQUESTS:
             return self._look_at_all(replicas)
-        return _Order(self, replicas).route
+        return Order(replicas).route(self)
 
     def _look_at_all(self, replicas: Sequence[Engine]) -> Route:
         """Return `route` for *replicas* that stay the same."""
@@ -87,115 +86,120 @@ class LeastOutstanding(Router):
         return route
 
 
-class _Order:
-    """The replicas by their requests in flight, and by when the next of these may end, kept over a
+class Order:
+    """The replicas by their requests in flight, and by when the next of these ends, kept over a
     stretch.
 
     Places in the list stand for the replicas. A look at all of them for each request becomes one at
-    those at which something ended, and a search among those with the fewest. Other boundaries of a
-    replica change no count: they wait until it is looked at, which thrashes the caches less often.
+    those at which something may have ended, and a search among those with the fewest. Where it is
+    known when a request ends, the replica is not even advanced then, but when it is chosen the next
+    time: each look at one of many finds it out of the caches.
     """
 
-    __slots__ = (
-        "_by_count",
-        "_counts",
-        "_due",
-        "_due_s",
-        "_fewest",
-        "_given",
-        "_quiet_until_s",
-        "_replicas",
-        "_router",
-    )
+    __slots__ = ("_counts", "_due", "_due_s", "_ends_s", "_levels", "_replicas", "_then_s", "_told")
 
-    def __init__(self, router: LeastOutstanding, replicas: Sequence[Engine]) -> None:
-        self._router = router
+    def __init__(self, replicas: Sequence[Engine]) -> None:
         self._replicas = replicas
+        self._told = all(isinstance(replica, WrittenOut) for replica in replicas)
+        for replica in replicas if self._told else ():
+            cast("WrittenOut", replica).foresee()
         self._counts = [replica.outstanding for replica in replicas]
         # By requests in flight, the places of the replicas that have so many, in order.
-        self._by_count: dict[int, list[int]] = {}
+        self._levels: list[list[int]] = [[] for _ in range(max(self._counts) + 1)]
         for place, count in enumerate(self._counts):
-            self._by_count.setdefault(count, []).append(place)
-        self._fewest = min(self._by_count)
-        told = all(isinstance(replica, WrittenOut) for replica in replicas)
-        self._quiet_until_s = attrgetter("quiet_until_s" if told else "next_boundary_s")
-        for replica in replicas if told else ():
-            cast("WrittenOut", replica).foresee()
-        # One entry a replica counts, that of due_s, which is not later than the next end on it;
-        # others are left over.
-        self._due_s = [replica.next_boundary_s for replica in replicas]
+            self._levels[count].append(place)
+        # No request ends before ends_s; if then_s is later, one does at ends_s, and no other before
+        # then_s.
+        self._ends_s = [replica.next_boundary_s for replica in replicas]
+        self._then_s = self._ends_s.copy()
+        # One entry a replica counts, that of due_s, which is not later than ends_s; others are left
+        # over.
+        self._due_s = self._ends_s.copy()
         self._due = [(due_s, place) for place, due_s in enumerate(self._due_s)]
         heapify(self._due)
-        self._given = -1
 
-    def route(self, _request: Request, now_s: float) -> Engine:
-        """Choose as LeastOutstanding.route does."""
-        replicas, due = self._replicas, self._due
-        if self._given >= 0:
-            self._look_at_given()
-        start = self._router._start if self._router._start < len(replicas) else 0
-        if due[0][0] < now_s:
-            self._advance(start, now_s)
-        places = self._by_count[self._fewest]
-        first = bisect_left(places, start)
-        place = places[first] if first < len(places) else places[0]
-        self._router._start = place + 1
-        self._given = place
-        return replicas[place]
+    # Both functions have what they need in their variables: there is a call of them for each
+    # request.
 
-    def _advance(self, start: int, now_s: float) -> None:
-        """Advance the replicas on which something ended, in the order in which a look at all of
-        them would: it is that of the records.
+    def route(self, router: LeastOutstanding) -> Route:
+        """Return what chooses as LeastOutstanding.route does."""
+        replicas, counts, levels, told = self._replicas, self._counts, self._levels, self._told
+        due, due_s, ends_s, then_s = self._due, self._due_s, self._ends_s, self._then_s
+        pass_ends = self._passing()
+        given, first, places, fewest = -1, 0, levels[0], min(counts)
+
+        def route(_request: Request, now_s: float) -> Engine:
+            nonlocal given, first, places, fewest
+            if given >= 0:
+                # What became of the replica chosen last: it has the request, or refused it.
+                replica: Any = replicas[given]
+                count = replica.outstanding
+                if count != counts[given]:
+                    counts[given] = count
+                    del places[first]
+                    if count == len(levels):
+                        levels.append([])
+                    insort(levels[count], given)
+                if told:
+                    ends_s[given] = end_s = replica.quiet_until_s
+                    then_s[given] = replica.then_until_s
+                else:
+                    ends_s[given] = then_s[given] = end_s = replica.next_boundary_s
+                if end_s < due_s[given]:
+                    due_s[given] = end_s
+                    heappush(due, (end_s, given))
+            if due[0][0] < now_s:
+                fewest = pass_ends(now_s, fewest)
+            places = levels[fewest]
+            while not places:
+                fewest += 1
+                places = levels[fewest]
+            first = bisect_left(places, router._start)
+            if first == len(places):
+                first = 0
+            given = places[first]
+            router._start = given + 1
+            return replicas[given]
+
+        return route
+
+    def _passing(self) -> Callable[[float, int], int]:
+        """Return what lets all requests end that end before *now_s*, and returns the fewest in
+        flight, if before they were *fewest*.
         """
-        replicas, due, due_s = self._replicas, self._due, self._due_s
-        quiet_until_s = self._quiet_until_s
-        found: list[int] = []
-        while due and due[0][0] < now_s:
+        replicas, counts, levels, told = self._replicas, self._counts, self._levels, self._told
+        due, due_s, ends_s, then_s = self._due, self._due_s, self._ends_s, self._then_s
+
+        def pass_ends(now_s: float, fewest: int) -> int:
             time_s, place = due[0]
-            if time_s != due_s[place]:
-                heappop(due)
-                continue
-            next_s = quiet_until_s(replicas[place])
-            if next_s < now_s:
-                found.append(place)
-                heappop(due)
-                due_s[place] = inf
-            else:
+            while time_s < now_s:
+                if time_s != due_s[place]:
+                    heappop(due)
+                    time_s, place = due[0]
+                    continue
+                next_s = ends_s[place]
+                if next_s == time_s:
+                    before = count = counts[place]
+                    next_s = then_s[place]
+                    if next_s > time_s:
+                        count -= 1
+                    else:
+                        replica: Any = replicas[place]
+                        replica.advance(now_s, inclusive=False)
+                        count = replica.outstanding
+                        next_s = replica.quiet_until_s if told else replica.next_boundary_s
+                        then_s[place] = replica.then_until_s if told else next_s
+                    ends_s[place] = next_s
+                    if count != before:
+                        counts[place] = count
+                        places = levels[before]
+                        del places[bisect_left(places, place)]
+                        insort(levels[count], place)
+                        if count < fewest:  # noqa: PLR1730, min is a call
+                            fewest = count
                 due_s[place] = next_s
                 heapreplace(due, (next_s, place))
-        if len(found) > 1:
-            found.sort(key=lambda place: place if place >= start else place + len(replicas))
-        for place in found:
-            replica = replicas[place]
-            replica.advance(now_s, inclusive=False)
-            if replica.outstanding != self._counts[place]:
-                self._move(place, replica.outstanding)
-            due_s[place] = next_s = quiet_until_s(replica)
-            heappush(due, (next_s, place))
+                time_s, place = due[0]
+            return fewest
 
-    def _look_at_given(self) -> None:
-        """Learn what became of the replica chosen last: it has the request, or refused it."""
-        place = self._given
-        replica = self._replicas[place]
-        if replica.outstanding != self._counts[place]:
-            self._move(place, replica.outstanding)
-        next_s = self._quiet_until_s(replica)
-        if next_s < self._due_s[place]:
-            self._due_s[place] = next_s
-            heappush(self._due, (next_s, place))
-
-    def _move(self, place: int, count: int) -> None:
-        before = self._counts[place]
-        places = self._by_count[before]
-        del places[bisect_left(places, place)]
-        if not places:
-            del self._by_count[before]
-        self._counts[place] = count
-        if count not in self._by_count:
-            self._by_count[count] = [place]
-        else:
-            insort(self._by_count[count], place)
-        if count < self._fewest:
-            self._fewest = count
-        elif not places and before == self._fewest:
-            self._fewest = min(self._by_count)
+        return pass_ends
