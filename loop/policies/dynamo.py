@@ -200,6 +200,7 @@ class DynamoPolicy:
             ttft_ms=self.ttft_ms or (target.slo_ttft_ms if target else 0.0) or TTFT_MS,
             itl_ms=self.itl_ms or (target.slo_itl_ms if target else 0.0) or ITL_MS,
             gpus=held[1] if held is not None else 1,
+            tokens_per_step=perf.tokens_per_step,
         )
 
     # -- by throughput
@@ -272,13 +273,17 @@ class DynamoPolicy:
         reporting = [pod for pod in engines if _reports(pod)]
         if not engines or changes or len(reporting) < len(engines):
             return Why(kind="unchanged", text="replicas are on their way, or do not report")
-        shape = view.load
-        isl = round(shape.in_tokens) if shape and shape.in_tokens else round(ISL)
-        osl = round(shape.out_tokens) if shape and shape.out_tokens else round(OSL)
-        states = [_EngineState.of(pod, engine, isl=isl, osl=osl) for pod in reporting]
+        load = view.load
+        shape = Shape(
+            isl=round(load.in_tokens) if load and load.in_tokens else round(ISL),
+            osl=round(load.out_tokens) if load and load.out_tokens else round(OSL),
+            hit_rate=view.cache_hit_share,
+            accept_length=engine.tokens_per_step,
+        )
+        states = [_EngineState.of(pod, engine, shape) for pod in reporting]
         count = len(states)
         if self.optimization_target == "sla":
-            step, text = self._by_sla(states, engine, isl=isl)
+            step, text = self._by_sla(states, engine, shape)
         else:
             step, text = self._by_utilization(states)
         unknown = sorted({gauge for pod in reporting for gauge in pod.unknown_gauges})
@@ -315,27 +320,29 @@ class DynamoPolicy:
             return -1, text
         return 0, text
 
-    def _by_sla(self, states: list[_EngineState], engine: _Engine, *, isl: int) -> tuple[int, str]:
-        ttfts = [engine.ttft_s(state, isl=isl) * MS for state in states]
-        itls = [engine.itl_s(state) * MS for state in states]
+    def _by_sla(self, states: list[_EngineState], engine: _Engine, shape: Shape) -> tuple[int, str]:
+        ttfts = [engine.ttft_s(state, shape) * MS for state in states]
+        itls = [engine.itl_s(state, shape) * MS for state in states]
         text = f"TTFT {max(ttfts):.0f} ms, ITL {max(itls):.1f} ms estimated at worst"
         if all(one > engine.ttft_ms for one in ttfts) or all(one > engine.itl_ms for one in itls):
             return 1, text
         count = len(states)
-        if count > 1 and all(self._spare(one, engine, count=count, isl=isl) for one in states):
+        if count > 1 and all(
+            self._spare(one, engine, shape, count / (count - 1)) for one in states
+        ):
             return -1, text
         return 0, text
 
-    def _spare(self, state: _EngineState, engine: _Engine, *, count: int, isl: int) -> bool:
-        """Tell whether an engine would be well with its part of another one's load."""
-        more = state.times(count / (count - 1))
-        own_ms = engine.ttft_s(replace(more, queued_prefill=0), isl=isl) * MS
-        queue_ms = engine.ttft_s(more, isl=isl) * MS - own_ms
+    def _spare(self, state: _EngineState, engine: _Engine, shape: Shape, times: float) -> bool:
+        """Tell whether an engine would be well with so many *times* its load."""
+        own_ms = engine.ttft_s(state, shape, queue=0.0, decode=times) * MS
+        queue_ms = engine.ttft_s(state, shape, queue=times, decode=times) * MS - own_ms
         room_ms = (engine.ttft_ms - own_ms) * self.scale_down_sensitivity
-        full = replace(more, kv=more.kv + more.queued_prefill)
-        if full.kv >= engine.limits.kv_tokens or room_ms <= 0 or queue_ms >= room_ms:
+        full = int((state.kv + state.queued_prefill) * times) >= engine.limits.kv_tokens
+        if full or room_ms <= 0 or queue_ms >= room_ms:
             return False
-        return engine.itl_s(full) * MS < engine.itl_ms * self.scale_down_sensitivity
+        itl_ms = engine.itl_s(state.admitted(), shape, times=times) * MS
+        return itl_ms < engine.itl_ms * self.scale_down_sensitivity
 
     @property
     def _budget(self) -> Budget:
@@ -350,9 +357,13 @@ def _reports(pod: PodView) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EngineState:
-    """What one engine has to do [tokens]: prompts that wait, and what is in its KV cache."""
+    """What one engine has to do: prompts that wait [tokens], and how many; what runs, and what of
+    it is in the KV cache [tokens]. prompts: tokens of them in an iteration, at present.
+    """
 
     queued_prefill: int
+    queued: int
+    prompts: int
     running: int
     kv: int
     capacity: int
@@ -362,24 +373,21 @@ class _EngineState:
         """Return the part of the KV cache that all this needs."""
         return (self.kv + self.queued_prefill) / self.capacity
 
-    def times(self, factor: float) -> _EngineState:
-        """Return so many times as much to do."""
-        return replace(
-            self,
-            queued_prefill=int(self.queued_prefill * factor),
-            running=math.ceil(self.running * factor),
-            kv=int(self.kv * factor),
-        )
+    def admitted(self) -> _EngineState:
+        """Return the same once what waits runs."""
+        return replace(self, kv=self.kv + self.queued_prefill, running=self.running + self.queued)
 
     @staticmethod
-    def of(pod: PodView, engine: _Engine, *, isl: int, osl: int) -> _EngineState:
+    def of(pod: PodView, engine: _Engine, shape: Shape) -> _EngineState:
         """Return the state of *pod*; what it does not tell is taken from the mean request."""
         queued = pod.queued_prompt_tokens
         kv = pod.kv_tokens_used
         if kv is None:
-            kv = round(pod.kv_usage * engine.limits.kv_tokens) or pod.running * (isl + osl // 2)
+            kv = round(pod.kv_usage * engine.limits.kv_tokens) or pod.running * shape.context
         return _EngineState(
-            queued_prefill=pod.waiting * isl if queued is None else queued,
+            queued_prefill=pod.waiting * shape.isl if queued is None else queued,
+            queued=pod.waiting,
+            prompts=min(shape.mixed_prefill(pod.running), engine.limits.batched_tokens),
             running=pod.running,
             kv=kv,
             capacity=engine.limits.kv_tokens,
@@ -388,13 +396,16 @@ class _EngineState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Engine:
-    """One replica of a server: its latency model, its limits, its targets [ms], its GPUs."""
+    """One replica of a server: its latency model, its limits, its targets [ms], its GPUs, and the
+    tokens that a step adds to an answer.
+    """
 
     latency_model: LatencyModel
     limits: Limits
     ttft_ms: float
     itl_ms: float
     gpus: int
+    tokens_per_step: float
     iteration: Iteration = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -416,24 +427,38 @@ class _Engine:
     def capacity(self, *, isl: float, osl: float, hit: float) -> Capacity | None:
         """Return the best it can do for requests of so many tokens."""
         shape = Shape(
-            isl=max(round(isl), 1),
-            osl=max(round(osl), 1),
+            isl=max(math.ceil(isl), 1),
+            osl=max(math.ceil(osl), 1),
             ttft_s=self.ttft_ms / MS,
             itl_s=self.itl_ms / MS,
             hit_rate=hit,
+            accept_length=self.tokens_per_step,
         )
         return capacity("aggregated", shape, self.limits, self.iteration)
 
-    def ttft_s(self, state: _EngineState, *, isl: int) -> float:
-        """Return the time to the first token of a request that comes now."""
+    def ttft_s(
+        self, state: _EngineState, shape: Shape, *, queue: float = 1.0, decode: float = 1.0
+    ) -> float:
+        """Return the time to the first token of a request that comes now, behind *queue* times
+        what waits, beside *decode* times what runs. What is cached is computed of none.
+        """
+        tokens = math.ceil((state.queued_prefill * queue + shape.isl) * shape.computed_share)
+        running, kv = math.ceil(state.running * decode), math.ceil(state.kv * decode)
         return chunked_s(
-            state.queued_prefill + isl,
+            tokens,
             self.limits,
             lambda chunk: self.iteration(
-                prefill_tokens=chunk, decode_requests=state.running, decode_kv=state.kv
+                prefill_tokens=chunk, decode_requests=running, decode_kv=kv
             ),
         )
 
-    def itl_s(self, state: _EngineState) -> float:
-        """Return the time of an iteration of what it decodes."""
-        return self.iteration(decode_requests=state.running, decode_kv=state.kv)
+    def itl_s(self, state: _EngineState, shape: Shape, *, times: float = 1.0) -> float:
+        """Return the time of an iteration of *times* what runs and of the request that comes now,
+        with prompts between as there are at present.
+        """
+        step_s = self.iteration(
+            prefill_tokens=state.prompts,
+            decode_requests=math.ceil(state.running * times + 1),
+            decode_kv=math.ceil(state.kv * times + shape.context),
+        )
+        return step_s / shape.accepted

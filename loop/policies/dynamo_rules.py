@@ -57,10 +57,15 @@ class Shape:
     hit_rate: float | None = None
 
     @property
+    def computed_share(self) -> float:
+        """Return the share of a prompt that is not cached."""
+        hit = self.hit_rate if self.hit_rate is not None and math.isfinite(self.hit_rate) else 0.0
+        return 1.0 - min(max(hit, 0.0), HIT_MAX)
+
+    @property
     def prefill(self) -> int:
         """Return the tokens of a prompt that have to be computed."""
-        hit = self.hit_rate if self.hit_rate is not None and math.isfinite(self.hit_rate) else 0.0
-        return max(1, math.ceil(self.isl * (1.0 - min(max(hit, 0.0), HIT_MAX))))
+        return max(1, math.ceil(self.isl * self.computed_share))
 
     @property
     def context(self) -> int:
