@@ -327,6 +327,25 @@ def test_a_variable_of_a_script_has_the_number_that_the_engine_gets(
 @pytest.mark.parametrize(
     ("script", "value"),
     [
+        ('if [ "$A" ]; then vllm serve m {} 8; else vllm serve m {} 64; fi', None),
+        ("vllm serve m {} 64 || vllm serve m {} 8", None),
+        ("vllm serve m {} 64 --port 8001 & vllm serve m {} 8 --port 8000; wait", None),
+        ("vllm serve m {} 64 --port 8001 & vllm serve m {} 64 --port 8000; wait", 64),
+        ("vllm serve m {} 8 {} 64", 64),
+        ("vllm bench serve {} 8; vllm serve m {} 64", 64),
+    ],
+)
+def test_of_engines_with_different_batches_nobody_knows_the_batch(
+    script: str, value: int | None
+) -> None:
+    """The last command of a script was taken, in whichever branch it stands."""
+    one = containers(command=[*SHELL, script.replace("{}", ARGUMENT)])
+    assert value_of(one, ARGUMENT) == value
+
+
+@pytest.mark.parametrize(
+    ("script", "value"),
+    [
         ('ARGS="--max-num-seqs 64"; vllm serve m $ARGS', 64),
         ('ARGS=(-v --max-num-seqs 64); vllm serve m "${ARGS[@]}"', 64),
         ('ARGS=(\n  --max-num-seqs 64\n  -v\n)\nvllm serve m "${ARGS[@]}"', 64),

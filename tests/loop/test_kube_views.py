@@ -127,6 +127,9 @@ def test_no_batch_is_worth_the_end_of_all_pods_at_once() -> None:
         assert ("Recreate" in batch_note(one.deployment)) is fixed
 
 
+BRANCHES = 'if [ "$A" ]; then vllm serve --max-num-seqs 8; else vllm serve --max-num-seqs 16; fi'
+
+
 @pytest.mark.parametrize(
     ("containers", "annotations", "batch", "fixed"),
     [
@@ -135,8 +138,10 @@ def test_no_batch_is_worth_the_end_of_all_pods_at_once() -> None:
         # Each of the engines of data parallelism takes so many.
         ([{"name": "vllm", "args": ["--max-num-seqs=32", "-dp", "4"]}], {}, 128, True),
         ([{"name": "sgl", "args": ["--max-running-requests=16", "--dp-size=4"]}], {}, 16, True),
-        ([{"name": "vllm", "args": ["--max-num-seqs=$(SEQS)"]}], {}, 64, False),
-        ([{"name": "vllm", "args": ["--max-num-seqs=" + "9" * 15]}], {}, 64, False),
+        # It is in force, whatever it is: a label of another number is read by no engine.
+        ([{"name": "vllm", "args": ["--max-num-seqs=$(SEQS)"]}], {}, 64, True),
+        ([{"name": "vllm", "command": ["sh", "-c", BRANCHES]}], {}, 64, True),
+        ([{"name": "vllm", "args": ["--max-num-seqs=" + "9" * 15]}], {}, 64, True),
         ([{"name": "vllm", "args": ["--max-model-len=8192"]}], {}, 64, False),
         ([{"name": "vllm"}], {}, 64, False),
         (
@@ -162,6 +167,7 @@ def test_a_batch_that_nobody_changes_is_that_of_the_command_line(
     )
     view = server_view(one, Sight())
     assert (view.max_batch, view.batch_fixed) == (batch, fixed)
+    assert ("is not known" in batch_note(one.deployment)) is (fixed and batch == 64)
 
 
 def test_nothing_is_asked_for_what_is_being_deleted() -> None:

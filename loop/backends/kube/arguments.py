@@ -100,7 +100,8 @@ class Place:
     value is "" if it is there without a number of its own (a variable that others set, say).
     variable is the environment variable that holds it, "" if the word itself does; key is then
     "env". inside: it stands inside a longer text. told: the number that a script gives to the
-    variable which stands there.
+    variable which stands there. differs: engines of a script (in its branches, or beside each
+    other) have different values, of which this is one.
     """
 
     container: str
@@ -110,6 +111,7 @@ class Place:
     inside: bool = False
     variable: str = ""
     told: str = ""
+    differs: bool = False
 
 
 def find(containers: Sequence[Json], argument: str, *, container: str = "") -> Place | None:
@@ -246,8 +248,10 @@ def _place_inside(container: Json, position: int, argument: str) -> Place | None
         if (given := assigned(name_of(reference), text, begin)) is not None:
             told = given if whole(given) is not None else ""
             return _at(container, position, "", inside=True, told=told)
-    of_variable = _reference(container, value, in_shell=True)
-    return of_variable or _at(container, position, value, inside=True)
+    if (of_variable := _reference(container, value, in_shell=True)) is not None:
+        return of_variable
+    place = _at(container, position, value, inside=True)
+    return replace(place, differs=len({one.value for one in found}) > 1)
 
 
 def _at(container: Json, at: int, value: str, *, inside: bool = False, told: str = "") -> Place:
@@ -305,7 +309,7 @@ def _of_variable(container: Json, name: str, *, missing: str | None) -> Place | 
 def value_of(containers: Sequence[Json], argument: str, *, container: str = "") -> int | None:
     """Return the number that *argument* has, None if it has none."""
     place = find(containers, argument, container=container)
-    told = place.value or place.told if place is not None else ""
+    told = "" if place is None or place.differs else place.value or place.told
     return int(told) if told else None
 
 
@@ -314,6 +318,21 @@ def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
     is.
     """
     return _batch_of(_told(containers))
+
+
+def unread_batch(containers: Sequence[Json]) -> str:
+    """Return the argument that tells the engine in *containers* its batch size by a number that
+    nobody can read here (a ConfigMap has it, or each branch of a script another one); "" if none
+    does.
+    """
+    return _unread(_told(containers))
+
+
+@lru_cache(maxsize=8192)
+def _unread(told: str) -> str:
+    containers = json.loads(told)
+    standing = (name for name in BATCH_ARGUMENTS if find(containers, name) is not None)
+    return next((name for name in standing if value_of(containers, name) is None), "")
 
 
 def batch_size(containers: Sequence[Json]) -> int | None:

@@ -13,7 +13,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import changed, engines_of, with_changes, with_gpus
 from loop.backends.kube.gpus import gpu_limits, side_by_side
 from loop.backends.kube.nodes import Tenant
-from loop.backends.kube.read import Deployment, Server
+from loop.backends.kube.read import Deployment, Server, batch_in_force
 from loop.backends.kube.rivals import Contest
 from loop.replacing import replace
 from loop.types import FULL_CACHES, Change, Pool
@@ -226,6 +226,11 @@ def batch_note(one: Deployment) -> str:
         return (
             f"{one.server}: its batch stays {one.max_batch}, as its strategy is Recreate: a change "
             "of its template ends all its pods at once, and so does a move to another accelerator"
+        )
+    if batch_in_force(one.annotations, one.pod_spec) is None:
+        return (
+            f"{one.server}: its batch stays {one.max_batch}, as its label says: what {argument} "
+            "has in its command line is not known"
         )
     return (
         f"{one.server}: its batch stays {one.max_batch}, as {argument} says (annotation "

@@ -18,6 +18,7 @@ from loop.backends.kube.arguments import (
     begins_engine,
     command_words,
     engines_of,
+    unread_batch,
     value_of,
 )
 from loop.backends.kube.gpus import (
@@ -241,7 +242,9 @@ def read_deployment(obj: Json) -> Deployment:
     _look_through_fields(meta.get("managedFields") or ())
     argument, batch = _batch(said, pod_spec)
     recreated = (spec.get("strategy") or {}).get("type") == "Recreate" and replicas != 0
-    fixed = bool(batch) and (recreated or not said.get(names.APPLY_MAX_BATCH, "").strip())
+    applied = bool(said.get(names.APPLY_MAX_BATCH, "").strip())
+    # A number that nobody can read (a ConfigMap's, one of two branches) is in force all the same.
+    fixed = bool(batch) and recreated if applied else bool(argument)
     return Deployment(
         namespace=as_text(meta["namespace"]),
         name=as_text(meta["name"]),
@@ -343,7 +346,7 @@ def batch_in_force(annotations: Mapping[str, str], pod_spec: Json) -> int | None
 
 def _batch(annotations: Mapping[str, str], pod_spec: Json) -> tuple[str, int | None]:
     """Return by which argument the engine in *pod_spec* is told its batch size, and how large it
-    is.
+    is (None: nobody knows).
     """
     containers = pod_spec.get("containers") or ()
     if argument := annotations.get(names.APPLY_MAX_BATCH, "").strip():
@@ -352,7 +355,7 @@ def _batch(annotations: Mapping[str, str], pod_spec: Json) -> tuple[str, int | N
         if batch is not None:
             batch *= engines_of(containers, argument, container=container)
         return argument, batch
-    return batch_of(containers) or ("", None)
+    return batch_of(containers) or (unread_batch(containers), None)
 
 
 def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
