@@ -228,6 +228,7 @@ def test_a_summary_of_genai_perf_is_an_operating_point() -> None:
     [rows] = read_logs(Path(__file__).parent / "logs" / "genai-perf-0.0.16.json")
     [point] = rows.points
     assert (point.rate_rps, point.users) == (20.0, None)
+    assert point.is_even  # as Perf Analyzer sends them unless it is asked for others
     assert (point.input_tokens, point.output_tokens) == (15.5, 7.5)
     assert rows.ttft_s[0] == pytest.approx(0.04275)
     assert rows.e2e_s[0] == pytest.approx(0.120787)
@@ -750,3 +751,38 @@ def test_tokens_of_a_step_are_those_that_the_file_tells(tmp_path: Path) -> None:
     other = read_logs(write(tmp_path, "log.json", means() | {"accept_length": 1.8}))
     with pytest.raises(SpecError, match=r"found 1\.8 to 3\.2: fit them apart"):
         tokens_per_step([*logs, *other])
+
+
+def test_how_requests_follow_each_other_is_what_the_file_tells(tmp_path: Path) -> None:
+    """vLLM and AIPerf send bursts or even gaps if they are asked to: both were read as random."""
+    at_a_rate = means(request_rate=4.0, max_concurrency=None)
+    [rows] = read_logs(write(tmp_path, "log.json", at_a_rate | {"burstiness": 0.2}))
+    assert (rows.points[0].burstiness, rows.points[0].is_even) == (0.2, False)
+    with pytest.raises(SpecError, match=r"burstiness: expected a number > 0, found 0"):
+        read_logs(write(tmp_path, "log.json", at_a_rate | {"burstiness": 0.0}))
+    document = json.loads((LOGS / "aiperf-0.13-summary-rate.json").read_text(encoding="utf-8"))
+    phase = document["input_config"]["phases"][1]
+    for others, wanted in (
+        ({"type": "poisson"}, (False, 1.0)),
+        ({"type": "gamma", "smoothness": 3.0}, (False, 3.0)),
+        ({"type": "constant"}, (True, 1.0)),
+    ):
+        phase.update(others)
+        [rows] = read_logs(write(tmp_path, "log.json", document))
+        assert (rows.points[0].is_even, rows.points[0].burstiness) == wanted
+
+
+def test_the_means_of_a_ramp_are_refused(tmp_path: Path) -> None:
+    """They are of no rate; the one that is told besides was taken for it."""
+    ramp = {"ramp_up_strategy": "linear", "ramp_up_start_rps": 1, "ramp_up_end_rps": 9}
+    with pytest.raises(SpecError, match="expected a steady load, found a ramp"):
+        read_logs(write(tmp_path, "log.json", means(request_rate=4.0, max_concurrency=None) | ramp))
+
+
+def test_a_mean_in_flight_is_no_number_of_users(tmp_path: Path) -> None:
+    """GuideLLM's tables have 8.57 where 2.6 requests/s were sent: nine users ask otherwise."""
+    text = "concurrency,in_tokens,out_tokens,ttft_ms,itl_ms\n16.0,264,121,80,27\n8.57,264,121,78,27"
+    with pytest.raises(
+        SpecError, match=r"line 3: concurrency: expected a whole number .* rate_rps"
+    ):
+        read_logs(write(tmp_path, "points.csv", text))

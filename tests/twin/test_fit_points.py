@@ -478,3 +478,20 @@ def test_a_table_that_cannot_be_is_told(tmp_path: Path, row: str, said: str) -> 
     with pytest.raises(SpecError) as caught:
         read_logs(path)
     assert said in str(caught.value)
+
+
+def test_requests_that_come_in_bursts_wait_longer() -> None:
+    """The same rate in bursts, at random, nearly evenly: in this order they wait for each other."""
+    model = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
+    ttft_s = [
+        operate(
+            OperatingPoint(rate_rps=4.0, input_tokens=2000.0, output_tokens=20.0, **gaps),
+            latency_model=model,
+            max_batch=64,
+            token_budget=8192,
+            requests=1000,
+        ).ttft_s
+        for gaps in ({"burstiness": 0.2}, {}, {"burstiness": 30.0})
+    ]
+    assert ttft_s[0] > 1.5 * ttft_s[1]
+    assert ttft_s[1] > 1.1 * ttft_s[2]

@@ -123,7 +123,12 @@ def test_logs_of_load_generators_are_traces_of_when_their_requests_came(tmp_path
     other, and who failed is left out.
     """
     logs = Path(__file__).parent / "logs"
-    for name in ("vllm-0.33.json", "guidellm-0.8.json", "aiperf-0.13.jsonl"):
+    for name in (
+        "vllm-0.33.json",
+        "guidellm-0.8.json",
+        "aiperf-0.13.jsonl",
+        "inference-perf-0.7-requests.json",
+    ):
         (trace, read) = (read_trace(logs / name), read_logs(logs / name))
         assert len(trace.times_s) == sum(map(len, read))
         assert trace.dropped == sum(rows.failed for rows in read)

@@ -27,6 +27,8 @@ TOKENS_PER_STEP = ("spec_decode_acceptance_length", "accept_length")
 LABELS = (("median", 50.0), ("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Below this share of the rate asked for it was the limit on users that set the load.
 KEPT_UP = 0.9
+# Beyond these nobody can tell gaps from a burst, or from even ones.
+BURSTINESS_MIN, BURSTINESS_MAX = 0.01, 1e4
 
 
 def is_result(document: Json) -> bool:
@@ -73,6 +75,7 @@ def _means(document: Json, *, source: str) -> RequestRows:
     point = OperatingPoint(
         rate_rps=rate,
         users=users,
+        burstiness=_burstiness(document, source=source),
         input_tokens=max(prompt, 1.0),
         output_tokens=max(output, 1.0),
         requests=int(completed),
@@ -105,6 +108,11 @@ def _percentiles(document: Json, *, source: str) -> Iterator[Percentile]:
 
 def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
     """Return the rate [1/s] or the users who ask again at once."""
+    if document.get("ramp_up_strategy"):
+        raise SpecError(
+            f"{source}: expected a steady load, found a ramp (ramp_up_strategy): its means are of "
+            "no rate; write the file with --save-detailed"
+        )
     given, limit = document.get("request_rate"), document.get("max_concurrency")
     rate = math.inf
     if isinstance(given, int | float) and given != math.inf:
@@ -123,6 +131,17 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
         f"{source}: expected a request_rate or a max_concurrency, or at most {REQUESTS_MAX:,} "
         "requests at once, found neither"
     )
+
+
+def _burstiness(document: Json, *, source: str) -> float:
+    """Return the shape of the gaps between requests: 1, at random, where it is not told."""
+    told = document.get("burstiness")
+    if told is None:
+        return 1.0
+    found = finite(told, where=f"{source}: burstiness")
+    if found <= 0.0:
+        raise SpecError(f"{source}: burstiness: expected a number > 0, found {found:g}")
+    return min(max(found, BURSTINESS_MIN), BURSTINESS_MAX)
 
 
 def _is_burst(document: Json) -> bool:

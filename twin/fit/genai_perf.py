@@ -34,6 +34,8 @@ SUMMED: Mapping[Latency, str] = {
 # Of the percentiles of a summary, those that a steady load tells well enough.
 PERCENTILES = ("p50", "p90", "p95", "p99")
 DATA = "data:"
+# Under which AIPerf and Perf Analyzer keep how requests follow each other.
+KINDS = ("type", "arrival_pattern", "request_rate_mode", "request_distribution")
 
 
 # -- summaries
@@ -68,9 +70,12 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         finite(member(document, name, where=source).get("avg") or 0, where=f"{source}: {name}: avg")
         for name in ("error_request_count", "request_count")
     )
+    is_even, burstiness = _gaps(_configured(document.get("input_config") or {}), source=source)
     point = OperatingPoint(
         rate_rps=rate,
         users=users,
+        is_even=is_even and rate is not None,
+        burstiness=burstiness,
         input_tokens=max(prompt, 1.0),
         output_tokens=max(output, 1.0),
         requests=int(answered) or None,
@@ -125,6 +130,18 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
             f"request_throughput, found {shape(document.get('input_config'))}"
         )
     return throughput, None
+
+
+def _gaps(given: Mapping[str, object], *, source: str) -> tuple[bool, float]:
+    """Return whether requests were evenly spaced, as Perf Analyzer sends them unless it is asked
+    for others, and the shape of their gaps if not.
+    """
+    kinds = {str(given.get(name)).lower() for name in KINDS}
+    if "gamma" in kinds:
+        names = ("smoothness", "arrival_smoothness")
+        return False, _given(given, names, where=f"{source}: input_config") or 1.0
+    of_analyzer = "stability_percentage" in given and "poisson" not in kinds
+    return "constant" in kinds or of_analyzer, 1.0
 
 
 def _configured(config: object) -> dict[str, object]:

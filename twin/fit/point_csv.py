@@ -149,9 +149,14 @@ def _load(row: Mapping[str, str], tokens: list[float], *, where: str) -> Operati
         if row.get(name):
             value = _figure(row, (name,), where=where) * unit
             is_rate = kind == "rate"
+            if not is_rate and not value.is_integer():
+                raise SpecError(
+                    f"{where}: {name}: expected a whole number of users who ask again at once, "
+                    f"found {row[name][:60]} (of what was in flight on the mean give rate_rps)"
+                )
             return OperatingPoint(
                 rate_rps=value if is_rate else None,
-                users=None if is_rate else max(round(value), 1),
+                users=None if is_rate else int(value),
                 input_tokens=tokens[0],
                 output_tokens=tokens[1],
                 requests=_requests(row, where=where),

@@ -50,7 +50,9 @@ class OperatingPoint:
 
     spread is how far the tokens of a request lie around their means, uniformly: 0.5 is ± 50 %.
     token_cv is their coefficient of variation instead, where they vary as those of the twin's
-    servers do (twin.arrivals.token_counts). With is_even the arrivals are evenly spaced. distinct
+    servers do (twin.arrivals.token_counts). With is_even the arrivals are evenly spaced; else
+    burstiness is the shape of the gamma distribution of their gaps, as vLLM calls it: below 1 they
+    come in bursts, at 1 at random, and above more and more evenly. distinct
     is how many different prompts there are; None: no two are alike. The engine then needs a prefix
     cache to notice; with is_warm it has served each of them before. With duration_s the server was
     empty at first, and what ended from settle_s on until then was measured: the filling of a server
@@ -71,6 +73,7 @@ class OperatingPoint:
     spread: float = 0.0
     token_cv: float | None = None
     is_even: bool = False
+    burstiness: float = 1.0
     distinct: int | None = None
     is_warm: bool = False
     prefix_share: float = 0.0
@@ -214,7 +217,7 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
         assert point.rate_rps
         if point.duration_s is not None and _whole_run(point, requests=requests):
             count = max(round(point.rate_rps * point.duration_s), 1)
-        gaps = np.ones(count) if point.is_even else rng.exponential(1.0, count)
+        gaps = _gaps(point, rng, count)
         # Scaled, so that a short simulation has the rate that was asked for.
         times_s = np.cumsum(gaps) * count / gaps.sum() / point.rate_rps
     means = (point.input_tokens, point.output_tokens)
@@ -243,6 +246,15 @@ def _batch(point: OperatingPoint, seed: int, requests: int, block_size: int) -> 
         block_tokens=block_size,
     )
     return _after_each_prompt(batch, point) if point.is_warm else batch
+
+
+def _gaps(point: OperatingPoint, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Return the gaps between arrivals, in units of the mean one."""
+    if point.is_even:
+        return np.ones(count)
+    if point.burstiness == 1.0:
+        return rng.exponential(1.0, count)
+    return rng.gamma(point.burstiness, 1.0 / point.burstiness, count)
 
 
 def _after_each_prompt(batch: RequestBatch, point: OperatingPoint) -> RequestBatch:

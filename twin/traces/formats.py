@@ -21,7 +21,7 @@ TraceUnit = Literal["s", "ms", "us", "ns", "date"]
 
 # Of the logs of requests that inferno fit reads (twin.fit.request_csv).
 LOG_COLUMNS = ("queued_s", "input_tokens", "output_tokens")
-LOG_KEYS = frozenset({"input_lens", "benchmarks", "experiments", "metrics"})
+LOG_KEYS = frozenset({"input_lens", "benchmarks", "experiments", "metrics", "info"})
 TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
 PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType(
     {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
