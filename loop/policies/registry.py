@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import import_module
@@ -84,10 +85,37 @@ def make_policy(policy: str | Policy, /, **options: Any) -> Policy:
 
 def _whole(made: object, whose: str) -> None:
     """Raise SpecError unless *made* has all that a policy has."""
-    for part in ("name", "tick_s", "start", "decide"):
-        if not hasattr(made, part):
+    for part, (expected, fits) in _PARTS.items():
+        value = getattr(made, part, _NOTHING)
+        if value is _NOTHING:
             found = type(made).__name__
             raise SpecError(f"{whose}: expected a policy, found {found} without {part}")
+        if not fits(value):
+            raise SpecError(f"{whose}: {part}: expected {expected}, found {f'{value!r}'[:60]}")
+    samples_s = getattr(made, "samples_s", None)
+    if samples_s is not None and not _is_time(samples_s):
+        found = f"{samples_s!r}"[:60]
+        raise SpecError(f"{whose}: samples_s: expected a number > 0, or None, found {found}")
+
+
+_NOTHING = object()
+
+
+def _is_time(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0.0 < value < math.inf  # type: ignore[operator]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+_PARTS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("a text", _is_name),
+    "tick_s": ("a number > 0", _is_time),
+    "start": ("something to call", callable),
+    "decide": ("something to call", callable),
+}
 
 
 def policy_maker(name: str) -> Callable[..., Policy]:
@@ -132,9 +160,6 @@ def options_told(policy: Policy) -> dict[str, object]:
         if isinstance(value, str | float | int | None) and value != _as_told(shipped[name]):
             told[name] = value
     return told
-
-
-_NOTHING = object()
 
 
 def _shipped(kind: type) -> dict[str, object]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +118,27 @@ def test_what_is_no_policy_is_refused_at_once() -> None:
         make_policy("/nowhere/mine.py")
     with pytest.raises(SpecError, match=r"expected options: one of share; found 'shore'"):
         make_policy(Held(), shore=1.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "expected"),
+    [
+        ("name", 3, "a text"),
+        ("name", "", "a text"),
+        ("tick_s", None, "a number > 0"),
+        ("tick_s", "30", "a number > 0"),
+        ("tick_s", math.inf, "a number > 0"),
+        ("samples_s", -1.0, "a number > 0, or None"),
+        ("samples_s", 0, "a number > 0, or None"),
+        ("decide", 3, "something to call"),
+    ],
+)
+def test_what_a_policy_says_of_itself_is_looked_at(part: str, value: object, expected: str) -> None:
+    """Samples every -1 s were a run without an end, a tick of None a traceback."""
+    said = {"name": "mine", "tick_s": 30.0, "start": dict, "decide": dict, part: value}
+    with pytest.raises(SpecError) as raised:
+        make_policy(SimpleNamespace(**said))  # type: ignore[arg-type]
+    assert str(raised.value) == f"policy: {part}: expected {expected}, found {value!r}"
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(
