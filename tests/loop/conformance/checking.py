@@ -32,7 +32,7 @@ def kind_of(case: Case, known: Mapping[str, Runner], *, key: str = "kind") -> Ru
 def expect(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Hold *facts* to each figure that is expected; "note" is for people, and no error is told."""
     for name, value in expected.items():
-        if name == "note" or (name == "error" and not value):
+        if name == "note" or (name.startswith("error") and not value):
             continue
         assert name in facts, f"{name} is expected, and nothing is known of it"
         fact = facts[name]
@@ -42,7 +42,9 @@ def expect(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
 def expects_error(case: Case) -> bool:
     """Tell whether *case* wants to be refused."""
     expected = case["expected"]
-    return isinstance(expected, Mapping) and bool(expected.get("error"))
+    if not isinstance(expected, Mapping):
+        return expected == "error"
+    return any(told for name, told in expected.items() if name.startswith("error"))
 
 
 def alike(fact: object, value: object) -> bool:
