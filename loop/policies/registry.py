@@ -80,6 +80,9 @@ def make_policy(policy: str | Policy, /, **options: Any) -> Policy:
     except TypeError as error:
         raise SpecError(f"policy {name}: {error}") from None
     _whole(made, f"policy {name}")
+    for option, value in options.items():
+        if not _is_told(value) and isinstance(value, float):
+            raise SpecError(f"policy {name}: {option}: expected a finite number, found {value}")
     return cast("Policy", made)
 
 
@@ -157,7 +160,7 @@ def options_told(policy: Policy) -> dict[str, object]:
     told: dict[str, object] = {}
     for name in options_of(type(policy)):
         value = _as_told(getattr(policy, name, _NOTHING))
-        if isinstance(value, str | float | int | None) and value != _as_told(shipped[name]):
+        if _is_told(value) and value != _as_told(shipped[name]):
             told[name] = value
     return told
 
@@ -170,6 +173,11 @@ def _shipped(kind: type) -> dict[str, object]:
         made = {one.name: one.default_factory for one in fields(kind) if one.name in found}
         found |= {name: make() for name, make in made.items() if make is not MISSING}
     return found
+
+
+def _is_told(value: object) -> bool:
+    """Tell whether JSON has *value*."""
+    return math.isfinite(value) if isinstance(value, float) else isinstance(value, str | int | None)
 
 
 def _as_told(value: object) -> object:

@@ -16,6 +16,7 @@ from experiments.sources import read_sources
 from inferno.cli.policies import options_of_policy, policy_option, swept_options
 from loop.errors import SpecError
 from loop.policies import code_digest, make_policy
+from loop.policies.registry import options_told
 from loop.policies.static import StaticPolicy
 from loop.spec import SystemData
 from loop.types import Decision, Snapshot
@@ -139,6 +140,17 @@ def test_what_a_policy_says_of_itself_is_looked_at(part: str, value: object, exp
     with pytest.raises(SpecError) as raised:
         make_policy(SimpleNamespace(**said))  # type: ignore[arg-type]
     assert str(raised.value) == f"policy: {part}: expected {expected}, found {value!r}"
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_an_option_without_a_number_is_one_line(file: Path, value: float) -> None:
+    """--set share=1e400 was a traceback about JSON: a run is named by its options."""
+    with pytest.raises(SpecError) as raised:
+        make_policy(str(file), share=value)
+    assert str(raised.value) == f"policy {file}: share: expected a finite number, found {value}"
+    # An object may have it; a record tells no option that JSON does not have.
+    assert options_told(Held(share=value)) == {}
+    assert options_told(Held(share=0.5)) == {"share": 0.5}
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(
