@@ -20,10 +20,13 @@ Pods = Mapping[str, Sequence[Series]]
 
 
 class _Known(NamedTuple):
-    """The series of the pods of a server, the newest sample of them at newest_s [s of the run]."""
+    """The series of the pods of a server, the newest sample of them at newest_s [s of the run]; of
+    these pods the *ready* ones.
+    """
 
     newest_s: float
     pods: Pods
+    ready: frozenset[str]
 
 
 class Gaps:
@@ -33,15 +36,23 @@ class Gaps:
         self._known: dict[str, _Known] = {}
 
     def learn(
-        self, found: Mapping[str, Figures], by_server: Mapping[str, Pods], *, now_s: float
+        self,
+        servers: Iterable[ScrapedServer],
+        found: Mapping[str, Figures],
+        by_server: Mapping[str, Pods],
+        *,
+        now_s: float,
     ) -> None:
-        """Keep the series of those whose load is *found* by their window alone; forget who is not
-        there.
+        """Keep the series of those of *servers* whose load is *found* by their window alone; forget
+        who is not there.
         """
-        kept = {name: known for name, known in self._known.items() if name in found}
-        for name, one in found.items():
+        kept: dict[str, _Known] = {}
+        for server in servers:
+            one, known = found[server.name], self._known.get(server.name)
             if one.load is not None and one.age_s is not None:
-                kept[name] = _Known(now_s - one.age_s, by_server[name])
+                known = _Known(now_s - one.age_s, by_server[server.name], _ready(server))
+            if known is not None:
+                kept[server.name] = known
         self._known = kept
 
     def over(
@@ -57,15 +68,17 @@ class Gaps:
         """Return how far back the gap reaches, and *pods* with the last samples before it; None if
         nothing is missing between, or if that is too long ago.
 
-        *found* and *tracks* are what the *window* tells of *server*: its pods are the same as
-        before, and have told too little since.
+        *found* and *tracks* are what the *window* tells of *server*: it is too little, and the pods
+        are the same. What came to one that has gone since, and what one began with, nobody knows.
         """
         known = self._known.get(server.name)
         if known is None or found.load is not None or found.age_s is None:
             return None
         heard_s = max((track.alive_s for of_pod in tracks for track in of_pod), default=0.0)
-        before = any(pod.phase == "ready" and pod.since_s <= known.newest_s for pod in server.pods)
-        if not before or heard_s >= window.heard_s_min or found.age_s > window.stale_s:
+        same = _ready(server) == known.ready and all(
+            pod.since_s <= known.newest_s for pod in server.pods if pod.name in known.ready
+        )
+        if not same or heard_s >= window.heard_s_min or found.age_s > window.stale_s:
             return None
         begin_s = known.newest_s - window.heard_s_min
         reach_s = max(now_s - begin_s, window.window_s)
@@ -76,6 +89,10 @@ class Gaps:
             pod: _joined(known.pods.get(pod, ()), pods.get(pod, ()), begin_s=begin_s)
             for pod in sorted(names)
         }
+
+
+def _ready(server: ScrapedServer) -> frozenset[str]:
+    return frozenset(pod.name for pod in server.pods if pod.phase == "ready")
 
 
 def _joined(before: Sequence[Series], now: Sequence[Series], *, begin_s: float) -> list[Series]:

@@ -115,7 +115,7 @@ class Prometheus:
             )
             for one in servers
         }
-        self._gaps.learn(found, by_server, now_s=now_s)
+        self._gaps.learn(servers, found, by_server, now_s=now_s)
         told += self._look_over_gaps(servers, found, by_server, tracks, now_s=now_s)
         told += [*answer.told, *(f"prometheus: {line}" for line in strange)]
         told += self._renamed(answer)
