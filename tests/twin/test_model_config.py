@@ -12,6 +12,7 @@ import pytest
 from tests.parts import first
 from tests.twin.mutations import mutated
 from twin.fit.model_config import model_facts
+from twin.fit.quantisation import precision
 from twin.spec import SpecError
 
 Json = dict[str, Any]
@@ -529,3 +530,33 @@ def test_whatever_is_wrong_in_a_config_is_told_in_one_line(name: str) -> None:
             assert 0.0 < found.active <= found.parameters * 1.000001 < float("inf")
             assert found.kv_values > 0
             assert found.used <= found.experts
+
+
+@pytest.mark.parametrize(
+    ("told", "bits"),
+    [
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}}, 4.0),
+        ({"quant_method": "aqlm", "nbits_per_codebook": 16, "num_codebooks": 1}, 8.0),
+        (
+            {"quant_method": "aqlm", "nbits_per_codebook": 16, "num_codebooks": 1}
+            | {"in_group_size": 8},
+            2.0,
+        ),
+        ({"quant_method": "bitnet"}, 2.0),
+        ({"quant_method": "fp_quant", "forward_dtype": "mxfp4"}, 4.25),
+        ({"quantization": {"quant_algo": "FP8"}}, 8.0),
+    ],
+)
+def test_bits_are_found_wherever_a_method_keeps_them(told: Json, bits: float) -> None:
+    """Eight were taken for each of these, and the weights were two to four times too large."""
+    assert precision(told).bits == bits
+
+
+def test_bits_that_the_file_does_not_tell_are_said_to_be_a_guess() -> None:
+    """Eight are taken, of a method that nobody here knows; in silence that was a fact."""
+    found = model_facts(
+        LLAMA | {"quantization_config": {"quant_method": "vptq"}}, source="config.json", name="m"
+    )
+    assert "weights quantised by vptq: the file does not tell their bits, 8 are taken" in found.weak
+    told = LLAMA | {"quantization_config": {"quant_method": "w8a8_int8"}}
+    assert not any("taken" in why for why in model_facts(told, source="c", name="m").weak)

@@ -786,7 +786,12 @@ def _bytes(config: _Config, parts: _Parts, weak: list[str]) -> tuple[float, floa
     if parts.routed and (found.method == "mxfp4" or found.leaves("shared_expert")):
         whole += parts.dense
     stored = whole * 2.0 + (parts.parameters - whole) * found.bits / 8.0
-    if not found.is_fp8:
+    if found.is_guess:
+        weak.append(
+            f"weights quantised by {found.method[:30]}: the file does not tell their bits, 8 are "
+            "taken"
+        )
+    elif not found.is_fp8:
         weak.append(
             f"weights of {found.bits:.3g} bits ({found.method}): no measurement of such a model "
             "was used"

@@ -9,19 +9,23 @@ from dataclasses import dataclass
 
 # Under which methods list what they leave as it was.
 LISTS = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers", "exclude")
-BITS = ("bits", "w_bit", "wbits", "num_bits")
+BITS = ("bits", "w_bit", "wbits", "num_bits", "nbits", "weight_bits")
+# What is stored in eight bits, by a part of its method's name.
+EIGHT = ("int8", "w8", "8bit", "load_in_8bit")
+GUESSED = 8.0  # bits of a method that nobody here knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Bits of a quantised weight with its scales, whether fp8 units compute with it, the name of
-    the method, and the names of what is left at 16 bits.
+    the method, and the names of what is left at 16 bits. is_guess: the file does not tell the bits.
     """
 
     bits: float
     is_fp8: bool = False
     method: str
     left: str = ""
+    is_guess: bool = False
 
     def leaves(self, *names: str) -> bool:
         """Tell whether what one of *names* is in is left at 16 bits."""
@@ -32,12 +36,19 @@ def precision(given: object) -> Precision:
     """Return what *given*, a quantization_config, says."""
     if not isinstance(given, Mapping):
         bits, is_fp8 = _by_name(str(given).lower())
-        return Precision(bits=bits, is_fp8=is_fp8, method=str(given))
+        is_guess = _is_unknown(str(given).lower())
+        return Precision(bits=bits, is_fp8=is_fp8, method=str(given), is_guess=is_guess)
+    inner = given.get("quantization")  # of the file that modelopt puts beside the config
+    if isinstance(inner, Mapping):
+        given = {**given, **inner}
     named = ("quant_method", "quant_algo", "fmt", "quant_type")
     names = [str(given[key]) for key in named if given.get(key)]
     method = names[0] if names else str(given.get("format") or "unknown")
-    bits, is_fp8 = _bits(given, " ".join(names).lower() or method.lower())
-    return Precision(bits=bits, is_fp8=is_fp8, method=method, left=_left(given))
+    words = " ".join(names).lower() or method.lower()
+    found = _bits(given, words)
+    bits, is_fp8 = found or _by_name(words)
+    is_guess = found is None and _is_unknown(words)
+    return Precision(bits=bits, is_fp8=is_fp8, method=method, left=_left(given), is_guess=is_guess)
 
 
 def keeps_fp8(given: object) -> bool:
@@ -59,12 +70,17 @@ def _left(given: Mapping[str, object]) -> str:
     return " ".join(str(name) for names in lists if isinstance(names, list) for name in names)
 
 
-def _bits(given: Mapping[str, object], names: str) -> tuple[float, bool]:
+def _bits(given: Mapping[str, object], names: str) -> tuple[float, bool] | None:
+    """Return bits and whether it is fp8 where figures of *given* tell, None if none does."""
     groups = given.get("config_groups")
     if isinstance(groups, Mapping) and groups:
         return _by_group(next(iter(groups.values())))
     if given.get("load_in_4bit") is True:
         return 4.5, False
+    if given.get("load_in_8bit") is True:
+        return 8.0, False
+    if "aqlm" in names:
+        return _by_codebooks(given)
     whole = given.get("global_quant_config")
     if isinstance(whole, Mapping):
         return _by_quark(whole)
@@ -75,7 +91,20 @@ def _bits(given: Mapping[str, object], names: str) -> tuple[float, bool]:
         if isinstance(bits, int) and _is_bits(bits):
             size = given.get("group_size", given.get("q_group_size"))
             return bits + _scales(16.0, size), False
-    return _by_name(names)
+    if given.get("forward_dtype"):  # of FP-Quant
+        return _by_name(str(given["forward_dtype"]).lower())
+    for key in ("quant_config", "weight_quant_params"):  # of HQQ
+        below = given.get(key)
+        if isinstance(below, Mapping):
+            return _bits(below, names)
+    return None
+
+
+def _by_codebooks(given: Mapping[str, object]) -> tuple[float, bool] | None:
+    """Return the bits of a weight of AQLM, which keeps so many codes for a group of them."""
+    figures = [given.get(name) for name in ("nbits_per_codebook", "num_codebooks", "in_group_size")]
+    wide, count, size = (figure if isinstance(figure, int) else 0 for figure in figures)
+    return (wide * count / size, False) if size > 0 and 1 <= wide * count / size <= 16 else None
 
 
 def _is_bits(value: object) -> bool:
@@ -122,6 +151,13 @@ def _by_name(name: str) -> tuple[float, bool]:
         return 8.0, True
     if any(word in name for word in ("awq", "gptq", "int4", "w4", "4bit")):
         return 4.125, False
+    if "bitnet" in name:
+        return 2.0, False
     if any(word in name for word in ("none", "bf16", "fp16", "bfloat16")):
         return 16.0, False
-    return 8.0, False
+    return GUESSED, False
+
+
+def _is_unknown(name: str) -> bool:
+    """Tell whether the bits of a method of that *name* are a guess."""
+    return _by_name(name) == (GUESSED, False) and not any(word in name for word in EIGHT)
