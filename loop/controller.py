@@ -37,6 +37,7 @@ from loop.types import (
     Decision,
     Mode,
     Snapshot,
+    Target,
     Timing,
     Trigger,
     Why,
@@ -117,6 +118,7 @@ class _Planned(NamedTuple):
     """What became of what a policy *asked* for, and what that depends on."""
 
     asked: Decision
+    targets: Mapping[str, Target]  # a copy: somebody's policy may fill the same mapping anew
     snapshot: Snapshot
     system: SystemData
     decision: Decision
@@ -131,6 +133,7 @@ class _Planned(NamedTuple):
         before = self.snapshot
         return (
             asked is self.asked
+            and asked.targets == self.targets
             and system is self.system
             and known_older(snapshot.servers, before.servers)
             and snapshot.capacity_max == before.capacity_max
@@ -363,7 +366,8 @@ class Controller:
             ),
             *(f"{name}: its cost is not known and not in the total" for name in unpriced),
         )
-        return _Planned(asked, snapshot, self._system, decision, changes, cost, lines)
+        targets, system = dict(asked.targets), self._system
+        return _Planned(asked, targets, snapshot, system, decision, changes, cost, lines)
 
     def _known(self, snapshot: Snapshot) -> SystemData:
         """Return what the policy is to know: the batch of each server whose batch is fixed; in mode

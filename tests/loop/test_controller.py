@@ -502,3 +502,19 @@ def test_the_same_decision_about_other_servers_is_planned_anew() -> None:
     costs = [record.total_cost_cents_per_h for record in records]
     assert len(set(costs)) == 1
     assert all(record.decision == records[0].decision for record in records)
+
+
+def test_a_policy_that_fills_the_same_mapping_anew_is_planned_anew() -> None:
+    """Nobody is told that what a policy returned may not be written to."""
+    world, targets = sim_world(), dict[str, Target]()
+    policy = Same(decision=Decision(targets=targets))
+    loop = Controller(
+        backend=world.backend,
+        policy=policy,
+        data=FixedData(world.data),
+        clock=ManualClock(step_s=0.001),
+    )
+    world.env.run(until=1.0)
+    assert loop.cycle(1.0).changes == ()
+    targets["s1"] = grown(world.backend.observe().servers["s1"], reason="more")
+    assert len(loop.cycle(1.5).changes) == 1
