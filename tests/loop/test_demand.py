@@ -24,7 +24,7 @@ from loop.types import Latest, Load, ServerView
 
 LOAD = Load(rate_rpm=600.0, in_tokens=500.0, out_tokens=100.0)
 WORTH = Worth(replica_cents_per_h=200.0, met_cents=0.5)
-HORIZON = Horizon(lead_s=120.0, window_s=60.0, down_s=120.0, drain_s=120.0)
+HORIZON = Horizon(lead_s=120.0, start_up_s=60.0, window_s=60.0, down_s=120.0, drain_s=120.0)
 
 
 def follow(*views: ServerView, horizon: Horizon = HORIZON, worth: Worth = WORTH) -> list[Demand]:
@@ -91,6 +91,30 @@ def test_a_load_that_jumped_far_is_no_burst_while_it_stays() -> None:
     ]
     least = [one.least.rate_rpm for one in follow(*views)][-len(up) :]
     assert all(each >= rate for each, (rate, _) in zip(least, up, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("ready", "ahead_rpm"),
+    [
+        pytest.param(6, 300.0, id="600 a minute beyond what pods can do, drained in two"),
+        pytest.param(2, 200.0, id="no more than these pods can do"),
+        pytest.param(20, 0.0, id="pods that can do it all"),
+        pytest.param(0, 0.0, id="nobody knows what none can do"),
+    ],
+)
+def test_what_will_wait_until_pods_are_ready_is_foreseen_of_a_jump(
+    ready: int, ahead_rpm: float
+) -> None:
+    """Pods that are asked for when it waits come a start-up later, and it waits for that long."""
+    few = server_view(wanted=6, ready=ready)
+    views = [
+        replace(few, load=replace(LOAD, rate_rpm=rate), latest=Latest(lately, 15.0))
+        for rate, lately in [(600.0, 600.0)] * 20 + [(900.0, 1200.0)]
+    ]
+    last = follow(*views)[-1]
+    assert last.coming.rate_rpm == pytest.approx(1200.0)
+    assert last.least.rate_rpm == pytest.approx(1200.0 + ahead_rpm)
+    assert follow(*views[:-1])[-1].least.rate_rpm == pytest.approx(600.0)
 
 
 def test_a_jump_before_a_gap_says_nothing_after_it() -> None:

@@ -21,12 +21,15 @@ def seen(before: float, came: float, *, told: bool = True) -> ServerView:
     return server_view(load=load, latest=latest)
 
 
-def after(*views: ServerView) -> Jumps:
-    """Return what is learnt of *views*."""
+def after(*views: ServerView, every_s: float = 2.0 * WINDOW_S) -> Jumps:
+    """Return what is learnt of *views*; no window is of the time of the last one, or just behind
+    it, unless they come more often.
+    """
     jumps = Jumps()
-    for view in views:
+    for number, view in enumerate(views):
         assert view.load is not None
-        jumps = jumps.with_sample(view, view.load, window_s=WINDOW_S)
+        now_s = every_s * number
+        jumps = jumps.with_sample(view, view.load, now_s=now_s, window_s=WINDOW_S)
     return jumps
 
 
@@ -37,15 +40,17 @@ def poisson(rng: np.random.Generator, rate_rpm: float, *, times: float = 1.0) ->
 
 
 @pytest.mark.parametrize("rate_rpm", [8.0, 60.0, 900.0])
-def test_a_steady_load_hardly_ever_jumps(rate_rpm: float) -> None:
+@pytest.mark.parametrize("every_s", [60.0, 300.0])
+def test_a_steady_load_hardly_ever_jumps(rate_rpm: float, every_s: float) -> None:
     """Three deviations of a Poisson process: about once in an hour."""
     rng, count = np.random.default_rng(5), 0
     for _ in range(10):
         jumps = Jumps()
-        for _ in range(120):
+        for number in range(120):
             view = poisson(rng, rate_rpm)
             assert view.load is not None
-            jumps = jumps.with_sample(view, view.load, window_s=WINDOW_S)
+            now_s = every_s * number
+            jumps = jumps.with_sample(view, view.load, now_s=now_s, window_s=WINDOW_S)
             count += jumps.jump > 1.0
     assert count <= 15
 
@@ -57,6 +62,16 @@ def test_a_jump_is_known_from_the_last_quarter_of_the_window(times: float) -> No
     jumps = after(*(poisson(rng, 600.0) for _ in range(20)), poisson(rng, 600.0, times=times))
     window = (3.0 + times) / 4.0
     assert jumps.jump * window == pytest.approx(times, rel=0.15)
+
+
+def test_a_jump_in_the_midst_of_the_window_is_told_from_the_last_window() -> None:
+    """Looks come every 30 s: half of what the window has is of after the jump already, and by the
+    window alone one to twice the load of 60 a minute is no more than one to one and a half.
+    """
+    steady = [seen(45.0, 15.0)] * 20
+    assert after(*steady, seen(60.0, 30.0), every_s=30.0).jump * 90.0 == pytest.approx(120.0)
+    assert after(*steady, seen(60.0, 30.0)).jump == 1.0
+    assert after(*steady, seen(60.0, 30.0), every_s=10.0).jump == 1.0, "windows that overlap"
 
 
 def test_a_jump_counts_for_so_much_at_most() -> None:

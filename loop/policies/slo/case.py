@@ -313,8 +313,10 @@ def _demands(
         load = _measured(view)
         if load is None:
             continue
+        start_up_s = _start_up_s(data, view)
         horizon = Horizon(
-            lead_s=window_s / 2.0 + sizing.tick_s + _start_up_s(data, view),
+            lead_s=window_s / 2.0 + sizing.tick_s + start_up_s,
+            start_up_s=start_up_s,
             window_s=window_s,
             down_s=sizing.down_s,
             drain_s=sizing.drain_s,

@@ -107,10 +107,12 @@ class Demand:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Horizon:
     """How far ahead to look, and how long a demand is held on the way down [s]. lead_s: until pods
-    that are asked for now are ready and what they are needed for is seen; window_s: of the metrics.
+    that are asked for now are ready and what they are needed for is seen; start_up_s: until they
+    are ready; window_s: of the metrics.
     """
 
     lead_s: float
+    start_up_s: float
     window_s: float
     down_s: float
     drain_s: float
@@ -139,7 +141,7 @@ def remember(
         if view.load is not None:
             loads[name] = view.load
             if memory.history.rates.is_due(now_s):
-                jumps = memory.jumps.with_sample(view, view.load, window_s=window_s)
+                jumps = memory.jumps.with_sample(view, view.load, now_s=now_s, window_s=window_s)
                 memory = memory if jumps is memory.jumps else replace(memory, jumps=jumps)
                 memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
                 full = crowd.with_sample(
@@ -231,7 +233,12 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     # Pods that are there serve the present load; others would come too late for it.
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
-    waits_rpm = waiting_rpm(view, drain_s=horizon.drain_s, replica_rpm=memory.replica_rpm)
+    waits_rpm = waiting_rpm(
+        view,
+        drain_s=horizon.drain_s,
+        replica_rpm=memory.replica_rpm,
+        ahead=_ahead(memory, asked, max(jumped_rpm, seen_rpm)) if jumped_rpm > 0.0 else 0.0,
+    )
     tokens: Load | Unit | Memory = load
     if memory.unit is not None:
         tokens = memory.unit
@@ -293,27 +300,42 @@ def _held_s(memory: Memory, horizon: Horizon) -> float:
     return (back + min(1.0, within / RESTLESS)) * horizon.down_s
 
 
-def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:
+def waiting_rpm(
+    view: ServerView, *, drain_s: float, replica_rpm: float = 0.0, ahead: float = 0.0
+) -> float:
     """Return the rate at which what waits is to be drained: within drain_s (0: nothing is).
 
     What waits in a pod stays there, so more replicas than take all that comes do not help it: it
     counts for TWICE as much as the pods can do in which something waits, by what a replica can
-    take (*replica_rpm*, 0 if that is not known), and no more than what all can do, or do.
+    take (*replica_rpm*, 0 if that is not known), and no more than what all can do, or do. So many
+    requests as are *ahead* will wait besides, in all pods.
     """
     if drain_s <= 0.0:
         return 0.0
     inside = min(view.waiting, view.backlog)
     at_router = view.backlog - inside
-    return 60.0 * at_router / drain_s + _inside_rpm(view, inside, drain_s, replica_rpm)
+    drained_rpm = 60.0 * (inside + ahead) / drain_s
+    able_rpm = _able_rpm(view, replica_rpm) or math.inf
+    pods = view.ready if ahead > 0.0 else view.waiting_pods
+    if pods and replica_rpm > 0.0:
+        able_rpm = min(able_rpm, TWICE * pods * replica_rpm)
+    return 60.0 * at_router / drain_s + min(drained_rpm, able_rpm)
 
 
-def _inside_rpm(view: ServerView, inside: int, drain_s: float, replica_rpm: float) -> float:
-    """Return the rate at which the pods work off what waits in them, *inside* in all."""
-    drained_rpm = 60.0 * inside / drain_s
-    able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
-    if view.waiting_pods and replica_rpm > 0.0:
-        able_rpm = min(able_rpm, TWICE * view.waiting_pods * replica_rpm)
-    return min(drained_rpm, able_rpm)
+def _able_rpm(view: ServerView, replica_rpm: float) -> float:
+    """Return what the pods that are ready can do, or do [requests/min]; 0 if nobody knows."""
+    return max(view.ready * replica_rpm, view.completions_rpm or 0.0)
+
+
+def _ahead(memory: Memory, asked: Asked, comes_rpm: float) -> float:
+    """Return how many requests of a load that has jumped to *comes_rpm* will come to wait until the
+    pods that are asked for now are ready: they need room, too, and more pods for them would start
+    when these have waited already.
+    """
+    able_rpm = _able_rpm(asked.view, memory.replica_rpm)
+    if able_rpm <= 0.0 or memory.replica_rpm <= 0.0:
+        return 0.0
+    return max(0.0, comes_rpm - able_rpm) * asked.horizon.start_up_s / 60.0
 
 
 def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory:

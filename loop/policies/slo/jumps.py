@@ -33,22 +33,27 @@ class Jumps:
     """Sums over the samples of a server, the later ones with more weight: squares of how far what
     came lately was from what came before it in the window, in deviations of Poisson's process, and
     the weights. jump is how many times the load of the window that of now is (1: as it is, or
-    nobody knows); up how many samples ago it jumped, if it has stayed (0: it has not).
+    nobody knows); up how many samples ago it jumped, if it has stayed (0: it has not). window is
+    the last one, when it ended [s] and its rate [requests/min].
     """
 
     squares: float = 0.0
     weight: float = 0.0
     jump: float = 1.0
     up: int = 0
+    window: tuple[float, float] | None = None
 
-    def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Jumps:
-        """Return it with what came to *view*, which sees *load* over *window_s*."""
+    def with_sample(self, view: ServerView, load: Load, *, now_s: float, window_s: float) -> Jumps:
+        """Return it with what came to *view*, which sees *load* over *window_s* at *now_s*."""
         latest = view.latest
-        if latest is None or not 0.0 < latest.length_s < window_s:
+        if latest is None or not 0.0 < latest.length_s < window_s or load.rate_rpm <= 0.0:
             return self.without_sample()
         came = latest.rate_rpm * latest.length_s / 60.0
-        before = load.rate_rpm * window_s / 60.0 - came
-        expected = before * latest.length_s / (window_s - latest.length_s)
+        before, over_s = load.rate_rpm * window_s / 60.0 - came, window_s - latest.length_s
+        if self.window is not None and latest.length_s <= now_s - self.window[0] <= window_s:
+            # Of this window some may be of after the jump, too; nothing of the last one is.
+            before, over_s = self.window[1] * window_s / 60.0, window_s
+        expected = before * latest.length_s / over_s
         if expected <= 0.0:
             return self.without_sample()
         times, chance = came / expected, 1.0 / expected + 1.0 / before
@@ -61,7 +66,7 @@ class Jumps:
             jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
         elif stays:
             jump = min(max(share, 1.0), JUMP_MAX)
-        return Jumps(squares, KEPT * self.weight + 1.0, jump, up)
+        return Jumps(squares, KEPT * self.weight + 1.0, jump, up, (now_s, load.rate_rpm))
 
     def without_sample(self) -> Jumps:
         """Return it where nothing is known of now."""
