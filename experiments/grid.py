@@ -74,7 +74,7 @@ class SweepConfig:
     def _policies(self) -> list[dict[str, Any]]:
         """Return the settings of every policy with each combination of its options."""
         policies = self.policies or (self.base.policy,)
-        names = [one if isinstance(one, str) else one.name for one in policies]
+        names = list(map(_name, policies))
         for key in self.options:
             whose, dot, _ = key.rpartition(".")
             if dot and whose not in names:
@@ -104,7 +104,15 @@ class SweepConfig:
                         "policy_label": f"{name} {told}" if told else "",
                     }
                 )
+        labels = [one["policy_label"] or _name(one["policy"]) for one in found]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise SpecError(f"policy: expected names that differ, found {label} twice")
         return found
+
+
+def _name(policy: str | Policy) -> str:
+    return policy if isinstance(policy, str) else policy.name
 
 
 def _shown(value: PolicyOption) -> str:

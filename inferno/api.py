@@ -24,6 +24,7 @@ from experiments.run import RunResult, run
 from experiments.run_files import pods_frame, requests_frame, write_run
 from experiments.sweep import sweep_to_directory
 from inferno.executors import make_executor
+from twin.spec import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -235,7 +236,7 @@ def sweep(
         engine=engine,
         budget_usd_per_h=budget_usd_per_h,
     )
-    grid = replace(grid, policies=_several(policy), options=_options(policy_options))
+    grid = replace(grid, policies=_several(policy, "policy"), options=_options(policy_options))
     executor = make_executor(jobs=jobs, scheduler=scheduler)
     if out is None:
         with TemporaryDirectory() as scratch:
@@ -278,8 +279,9 @@ def compare(
     bounds, which know the load. price: what a missed request costs [$], for the clairvoyant, regret
     and advice. The other arguments are those of `sweep`.
     """
+    given = tuple(_options(policy_options).items())
     asked = CompareConfig(
-        contenders=contenders(_several(policies), tuple(_options(policy_options).items())),
+        contenders=contenders(_several(policies, "policies"), given),
         loads=_grid(
             data,
             truth,
@@ -344,10 +346,10 @@ def _grid(
 ) -> SweepConfig:
     return SweepConfig(
         base=_config(data, None, truth, **given),
-        scenarios=_several(scenario),
-        alphas=_several(alpha),
-        intervals_s=_several(interval),
-        periods_s=_several(period),
+        scenarios=_several(scenario, "scenario"),
+        alphas=_several(alpha, "alpha"),
+        intervals_s=_several(interval, "interval"),
+        periods_s=_several(period, "period"),
         seeds=seeds,
     )
 
@@ -355,17 +357,21 @@ def _grid(
 def _options(
     given: Mapping[str, Some[PolicyOption]] | None,
 ) -> dict[str, tuple[PolicyOption, ...]]:
-    return {name: _several(value) for name, value in (given or {}).items()}
+    return {name: _several(value, name) for name, value in (given or {}).items()}
 
 
 def _share(attainment: float | None) -> str:
     return "no target" if attainment is None else f"{100.0 * attainment:.1f} % within target"
 
 
-def _several(values: Some[Value] | None) -> tuple[Value, ...]:
-    """Return *values* as a tuple: a text or a number alone is one value."""
+def _several(values: Some[Value] | None, name: str) -> tuple[Value, ...]:
+    """Return *values* of the argument *name* as a tuple: a text or a number alone is one value.
+    Raise SpecError for a list of none.
+    """
     if values is None:
         return ()
     if isinstance(values, Sequence) and not isinstance(values, str):
+        if not values:
+            raise SpecError(f"{name}: expected at least one value, found none")
         return tuple(values)
     return (values,)

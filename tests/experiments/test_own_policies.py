@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import inferno
 from experiments.config import RunConfig
 from experiments.grid import SweepConfig
 from experiments.sources import read_sources
@@ -236,6 +237,26 @@ def test_an_option_that_is_set_twice_is_not_taken_for_its_last_value() -> None:
     for given in (twice, [policy_option("target=0.6"), policy_option("hpa.target=0.6")]):
         with pytest.raises(SpecError, match=line):
             options_of_policy("hpa", given)
+
+
+def test_two_policies_of_a_sweep_have_two_names() -> None:
+    """Two objects of one name were one policy of two seeds in every table."""
+    twice = (Held(share=0.5), Held(share=0.6))
+    with pytest.raises(SpecError, match="policy: expected names that differ, found held twice"):
+        SweepConfig(policies=twice).runs()
+    with pytest.raises(
+        SpecError, match=r"policy: expected names that differ, found hpa target=0.5 "
+    ):
+        SweepConfig(policies=("hpa",), options={"target": (0.5, 0.5)}).runs()
+    names = [run.policy_name for run in SweepConfig(policies=(*twice[:1], "slo")).runs()]
+    assert names == ["held", "slo"]
+
+
+@pytest.mark.parametrize("empty", ["policy", "scenario", "alpha"])
+def test_a_sweep_of_nothing_is_told(empty: str) -> None:
+    """An empty list of policies was a sweep of slo."""
+    with pytest.raises(SpecError, match=f"^{empty}: expected at least one value, found none"):
+        inferno.sweep(data=SMALL, hours=0.02, **{empty: []})  # type: ignore[arg-type]
 
 
 def test_samples_come_as_often_as_the_policy_needs() -> None:
