@@ -61,7 +61,10 @@ def model_json(found: DataSheetModel) -> dict[str, Any]:
         "overheadMs": found.overhead_ms,
         "kvTokens": found.kv_tokens,
         "weightsGB": round(found.weights_gb, 2),
-        "expectedError": {"e2e": found.expected_e2e, "ttft": found.expected_ttft},
+        # What nobody measured has an error that nobody knows.
+        "expectedError": {"e2e": None, "ttft": None}
+        if found.is_unmeasured
+        else {"e2e": found.expected_e2e, "ttft": found.expected_ttft},
         "weak": list(found.weak),
         "source": found.accelerator.source,
     }
@@ -104,6 +107,8 @@ def _expected(found: DataSheetModel) -> list[str]:
     from twin.fit.datasheet import EXPECTED_E2E
 
     errors = f"E2E {found.expected_e2e:.0%}, TTFT {found.expected_ttft:.0%}"
+    if found.is_unmeasured:
+        return [f"  expected error: not known, nobody measured such; {errors} of what was measured"]
     if found.expected_e2e > EXPECTED_E2E:
         return [f"  expected error: up to {errors} (as was seen of what is weak here)"]
     return [

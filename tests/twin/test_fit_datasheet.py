@@ -159,6 +159,19 @@ def test_the_expected_error_is_the_one_that_was_seen_of_such() -> None:
     assert of_four_bits.expected_e2e == 0.13
 
 
+def test_nobody_knows_how_far_off_it_is_what_nobody_measured() -> None:
+    """3 % stood above a line that said so."""
+
+    def is_unmeasured(model: str, gpu: str, tp: int = 1) -> bool:
+        return estimate(MODELS[model], ACCELERATORS[gpu], tp=tp).is_unmeasured
+
+    assert not is_unmeasured("llama-3.1-8b", "H100")
+    assert not is_unmeasured("llama-3.1-8b", "L4")
+    assert is_unmeasured("llama-3.1-8b", "MI300X")
+    assert is_unmeasured("llama-3.1-8b", "L40S", tp=2)  # over PCIe
+    assert is_unmeasured("deepseek-v3", "H100", tp=8)
+
+
 def test_more_gpus_share_weights_and_cache_and_pay_for_the_exchange() -> None:
     """A KV head is not split: beyond their number each GPU keeps a copy."""
     one, two, sixteen = (

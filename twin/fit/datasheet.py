@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from twin.datafile import Entry, did_you_mean, read_json
-from twin.fit.model_config import ModelFacts
+from twin.fit.model_config import UNMEASURED, ModelFacts
 from twin.spec import LatencyModel, SpecError
 
 Dtype = Literal["bf16", "fp8"]
@@ -111,7 +111,8 @@ class DataSheetModel:
 
     kv_tokens is the KV capacity of a replica of *tp* GPUs, 0 if the weights do not fit. weak says
     why the figures may be further off than usual. expected_e2e and expected_ttft are the usual
-    errors, or the largest that was seen of what is weak.
+    errors, or the largest that was seen of what is weak; is_unmeasured: nobody has seen how far
+    off something of it may be.
     """
 
     model: ModelFacts
@@ -125,6 +126,7 @@ class DataSheetModel:
     weak: tuple[str, ...]
     expected_e2e: float = EXPECTED_E2E
     expected_ttft: float = EXPECTED_TTFT
+    is_unmeasured: bool = False
 
 
 def estimate(
@@ -158,7 +160,7 @@ def estimate(
     linked_ms = constants.link * _exchanged(model, tp) / (accelerator.link_gbs * 1e9 / 2.0) * 1e3
     kv_bytes = model.kv_values * (model.kv_value_bytes if dtype is None else 2.0)
     weak = _weak(model, accelerator, precision=precision, tp=tp)
-    largest = max((seen for _, seen in weak), default=0.0)
+    largest = max((seen or 0.0 for _, seen in weak), default=0.0)
     # A head is not split: with more GPUs than heads each GPU keeps a copy.
     kv_split = min(tp, model.kv_heads)
     return DataSheetModel(
@@ -187,6 +189,8 @@ def estimate(
         weak=(*model.weak, *(reason for reason, _ in weak)),
         expected_e2e=max(EXPECTED_E2E, largest),
         expected_ttft=max(EXPECTED_TTFT, largest),
+        is_unmeasured=any(seen is None for _, seen in weak)
+        or any(UNMEASURED in reason for reason in model.weak),
     )
 
 
@@ -226,11 +230,11 @@ def _kv_tokens(
 
 def _weak(
     model: ModelFacts, accelerator: Accelerator, *, precision: Dtype, tp: int
-) -> Sequence[tuple[str, float]]:
+) -> Sequence[tuple[str, float | None]]:
     """Return why the figures may be further off, each with the largest error that was seen of such
-    (0 if nobody measured).
+    (None if nobody measured).
     """
-    said = []
+    said: list[tuple[str, float | None]] = []
     if model.experts and precision == "fp8":
         said.append(("a mixture of experts in fp8: the time of a token was off by 37 to 50 %", 0.5))
     elif model.experts and model.expert_bytes < 1.0:
@@ -243,13 +247,13 @@ def _weak(
     elif accelerator.vendor == "NVIDIA" and accelerator.reached is None:
         said.append(("no measurement of this GPU was used: others were 2 to 11 % off so", 0.11))
     if accelerator.vendor != "NVIDIA":
-        said.append((f"no measurement of {accelerator.vendor} accelerators was used", 0.0))
+        said.append((f"no measurement of {accelerator.vendor} accelerators was used", None))
     if precision not in accelerator.tflops:
         said.append((f"it has no {precision} units: computed at 16 bits", 0.0))
     if tp > 8:
-        said.append(("no measurement with more than 8 GPUs was used", 0.0))
+        said.append(("no measurement with more than 8 GPUs was used", None))
     if tp > 1 and accelerator.link_gbs <= PCIE_GBS:
-        said.append(("no measurement of GPUs that exchange over PCIe was used", 0.0))
+        said.append(("no measurement of GPUs that exchange over PCIe was used", None))
     return said
 
 

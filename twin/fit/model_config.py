@@ -155,6 +155,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gpt_oss": {"head_dim": 64, "sliding_window_pattern": 2, "sliding_window": 128},
     "cohere2": {"sliding_window_pattern": 4, "sliding_window": 4096},
 }
+# Of what is weak: how far off it may be, nobody knows.
+UNMEASURED = "no measurement of such a model was used"
 NO_DECODERS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
 LAYERS_MAX = 10_000
 FIGURE_MAX = 10**9  # far above any of a model; what is more is no figure of one
@@ -753,7 +755,7 @@ class _Config:
         """Return why what is said of this model may be further off than usual."""
         said = []
         if self._entry.has("kv_lora_rank") or self._entry.has("o_lora_rank"):
-            said.append("a compressed KV cache: no measurement of such a model was used")
+            said.append(f"a compressed KV cache: {UNMEASURED}")
         window = self._window()
         if "sliding_attention" in kinds and window is not None and window < CONTEXT:
             said.append(
@@ -761,8 +763,8 @@ class _Config:
             )
         if any(kind in RECURRENT for kind in kinds) or self.kind == "falcon_h1":
             said.append(
-                "layers with a state in place of a KV cache: no measurement of such a model was "
-                "used, and the memory of the state is left out"
+                f"layers with a state in place of a KV cache: {UNMEASURED}, and the memory of the "
+                "state is left out"
             )
         if self.get("is_part") is True:
             said.append("only the part that writes is counted, not what sees or hears")
@@ -792,8 +794,5 @@ def _bytes(config: _Config, parts: _Parts, weak: list[str]) -> tuple[float, floa
             "taken"
         )
     elif not found.is_fp8:
-        weak.append(
-            f"weights of {found.bits:.3g} bits ({found.method}): no measurement of such a model "
-            "was used"
-        )
+        weak.append(f"weights of {found.bits:.3g} bits ({found.method}): {UNMEASURED}")
     return stored / parts.parameters, found.bits / 8.0, found.is_fp8
