@@ -90,6 +90,23 @@ def test_whatever_a_model_is_called_its_line_is_one_line(label: str) -> None:
     assert (one.labels, one.value) == ((("model_name", label),), 3.0)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm:num_requests_running {} 3 1700000000000",  # with the time of the sample
+        'vllm:num_requests_running {} 3 # {{trace_id="a"}} 1 1.5',  # with an exemplar
+        "vllm:num_requests_running{}\t3",
+        "\ufeff# HELP a {{odd}}\n# UNIT a b\nvllm:num_requests_running {} 3.000000e+00",
+        'vllm:num_requests_running{{ engine="0" , }} 3',
+        '{{"my.metric/name",a="b"}} 1\nvllm:num_requests_running {} 3\n# EOF',
+    ],
+)
+def test_a_line_of_any_exporter_is_read(line: str) -> None:
+    """Client libraries, proxies and collectors write the same in many forms."""
+    (one,) = read_page(line.format('{engine="0"}'), wanted=WANTED)
+    assert (one.labels, one.value) == ((("engine", "0"),), 3.0)
+
+
 @pytest.mark.parametrize("text", ["", "<html>not found</html>", "up 1\n"])
 def test_a_page_without_those_names_tells_nothing(text: str) -> None:
     """A server of another kind: its load is not known, and not zero."""
