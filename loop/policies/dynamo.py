@@ -119,8 +119,9 @@ class DynamoPolicy:
             prophet_packages()
         for name in ("throughput_scaling", "load_scaling", "log1p"):
             check.flag(name, getattr(self, name))
-        for name in ("throughput_interval_s", "load_interval_s", "scale_down_sensitivity"):
+        for name in ("throughput_interval_s", "load_interval_s"):
             check.number(name, getattr(self, name), low=0.0, above=True)
+        check.share("scale_down_sensitivity", self.scale_down_sensitivity)
         for name in ("ttft_ms", "itl_ms", "decode_scale_up_kv_rate"):
             if (value := getattr(self, name)) is not None:
                 check.number(name, value, low=0.0, above=True)

@@ -102,7 +102,7 @@ class HpaPolicy:
         check.number("stabilization_s", self.stabilization_s, low=0.0)
         check.flag("behavior", self.behavior)
         if self.max_replicas is not None:
-            check.whole("max_replicas", self.max_replicas, low=1)
+            check.whole("max_replicas", self.max_replicas, low=self.min_replicas)
         for name in ("scale_up_pods", "scale_up_percent", "scale_down_pods", "scale_down_percent"):
             if (value := getattr(self, name)) is not None:
                 check.whole(name, value, low=1)

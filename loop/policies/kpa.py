@@ -306,8 +306,10 @@ class KpaPolicy:
 
     def __post_init__(self) -> None:
         check = Options(self.name)
-        for name in ("target_utilization", "stable_window_s", "panic_window_share"):
-            check.number(name, getattr(self, name), low=0.0, above=True)
+        check.number("target_utilization", self.target_utilization, low=0.0, above=True)
+        # A window that is shorter than a bucket is always empty.
+        check.number("stable_window_s", self.stable_window_s, low=1.0)
+        check.share("panic_window_share", self.panic_window_share)
         for name in ("panic_threshold", "max_scale_up_rate", "max_scale_down_rate"):
             check.number(name, getattr(self, name), low=1.0, above=True)
         for name in ("scale_down_delay_s", "scale_to_zero_grace_s"):

@@ -453,6 +453,9 @@ def test_forecasts_follow_what_they_are_made_for() -> None:
         ("hpa", "scale_up_select", "Most"),
         ("hpa", "scale_down_tolerance", -0.1),
         ("kpa", "panic_threshold", 0.5),
+        ("kpa", "stable_window_s", 0.5),
+        ("kpa", "panic_window_share", 1.5),
+        ("dynamo", "scale_down_sensitivity", 80),
         ("keda", "max_replicas", 0),
         ("ray_serve", "aggregation", "sum"),
         ("aibrix", "mode", "right"),
@@ -472,6 +475,12 @@ def test_an_option_that_cannot_be_is_one_line(name: str, option: str, value: obj
     """It is said at the start, with what was expected."""
     with pytest.raises(SpecError, match=f"policy {name}: {option}: expected .*, found"):
         make_policy(name, **{option: value})
+
+
+def test_bounds_of_an_hpa_that_cross_are_one_line() -> None:
+    """Kubernetes refuses them; ours took the lower one and said nothing."""
+    with pytest.raises(SpecError, match="max_replicas: expected a whole number >= 3, found 2"):
+        make_policy("hpa", min_replicas=3, max_replicas=2)
 
 
 BY_GAUGES = {
