@@ -28,6 +28,7 @@ from experiments.validation.datasheet_constants import (
     summary,
     usable,
 )
+from experiments.validation.outside import outside
 from experiments.validation.published import published
 from experiments.validation.real_runs import client_overhead_ms, pods, runs
 from experiments.validation.sweeps import guidellm
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     runs(qwen.latency_model, overhead_ms=qwen.overhead_ms, scheduling=qwen.scheduling)
     published()
+    outside()
     if (folder / STAGES).is_file():
         stages(folder / STAGES)
         overloads(folder / STAGES)

@@ -680,6 +680,15 @@ def test_a_stage_of_inference_perf_is_an_operating_point() -> None:
     assert {one.latency for one in point.percentiles} == {"ttft", "e2e"}
 
 
+def test_a_client_of_inference_perf_that_did_not_keep_up_is_told(tmp_path: Path) -> None:
+    """Of 129.8 requests/s that were asked for 39.3 were sent: its workers waited for answers."""
+    stage = json.loads((LOGS / "inference-perf-2025-stage.json").read_text(encoding="utf-8"))
+    stage["load_summary"] |= {"requested_rate": 129.78, "achieved_rate": 39.342}
+    [rows] = read_logs(write(tmp_path, "stage.json", stage))
+    assert rows.points[0].rate_rps == 39.342
+    assert any("39.3 requests/s were sent where 130 were asked for" in one for one in rows.notes)
+
+
 def test_a_stage_of_inference_perf_with_users_has_their_number() -> None:
     """Written by inference-perf 0.7, which tells a rate besides; one of twelve failed."""
     [rows] = read_logs(LOGS / "inference-perf-0.7-stage.json")

@@ -5,8 +5,10 @@ an operating point, and the requests one by one (per_request_lifecycle_metrics.j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from twin.fit.bench_serve import KEPT_UP
 from twin.fit.json_figures import (
     Figures,
     entries,
@@ -79,13 +81,21 @@ def read_stage(document: Json, *, source: str) -> RequestRows:
         ),
     )
     failed = failures.get("count") or 0
-    return point_rows(
+    rows = point_rows(
         source,
         point,
         ttft_s=mean_of(LATENCIES["ttft"]),
         e2e_s=mean_of(LATENCIES["e2e"]),
         failed=int(finite(failed, where=f"{source}: failures: count")),
     )
+    asked = finite(load.get("requested_rate") or 0.0, where=f"{source}: load_summary")
+    if rate is None or rate >= KEPT_UP * asked:
+        return rows
+    note = (
+        f"{source}: {rate:.3g} requests/s were sent where {asked:.3g} were asked for: if a client "
+        "waited for answers, this was no load at a rate"
+    )
+    return replace(rows, notes=(note,))
 
 
 def _load(load: Json, *, source: str) -> tuple[float | None, int | None]:
