@@ -319,8 +319,11 @@ def with_sleepers(decision: Decision, snapshot: Snapshot) -> Decision:
     """Return *decision* in which servers that are asleep are told as that, whatever the policy
     calls them: no data are missing that could come.
     """
+    asleep = snapshot.asleep
+    if not asleep:  # nearly always, and it is asked for in each cycle
+        return decision
     targets = dict(decision.targets)
-    for name in snapshot.asleep:
+    for name in asleep:
         target, hold = targets.get(name), snapshot.servers[name].hold
         if target is None or hold is not None or not target.held:
             continue

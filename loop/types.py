@@ -248,8 +248,10 @@ class ServerView(OfPools):
     @property
     def asleep(self) -> bool:
         """Tell whether it has no replicas, and nobody tells whether requests come to it."""
+        if self.load is not None:  # nearly always, and it is asked for in each cycle
+            return False
         pods = self.ready or self.starting or self.pending or self.draining
-        return self.load is None and not (self.wanted or pods or self.backlog)
+        return not (self.wanted or pods or self.backlog)
 
     @property
     def types(self) -> frozenset[str] | None:
