@@ -25,7 +25,7 @@ by replaying logs of its requests on the twin's replica. FILE is one of
   and last_token_s,
 - JSON of `vllm bench serve --save-result`, best with --save-detailed, or of
   sglang.bench_serving,
-- JSON of GuideLLM,
+- JSON of GuideLLM, or its table (benchmarks.csv) until 0.4,
 - what GenAI-Perf writes (profile_export.json with usage in its answers, and
   the summary profile_export_genai_perf.json) or AIPerf (profile_export.jsonl,
   and the summary profile_export_aiperf.json),

@@ -4,6 +4,7 @@ left out and counted, and times in another unit are told.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Iterator
@@ -795,3 +796,30 @@ def test_a_mean_in_flight_is_no_number_of_users(tmp_path: Path) -> None:
         SpecError, match=r"line 3: concurrency: expected a whole number .* rate_rps"
     ):
         read_logs(write(tmp_path, "points.csv", text))
+
+
+def test_a_table_of_guidellm_is_operating_points(tmp_path: Path) -> None:
+    """As GuideLLM 0.3 wrote one, in CSV or in JSON: nobody else tells these figures of a sweep."""
+    table = json.loads((LOGS / "guidellm-0.3-table.json").read_text(encoding="utf-8"))
+    header = list(table[0])
+    with (tmp_path / "benchmarks.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, header, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+    for path in (LOGS / "guidellm-0.3-table.json", tmp_path / "benchmarks.csv"):
+        one, many = read_logs(path)
+        assert (one.points[0].users, one.points[0].requests, one.failed) == (1, 812, 1)
+        assert one.ttft_s[0] == pytest.approx(0.01375, abs=1e-5)
+        assert {each.percent for each in one.points[0].percentiles} == {90.0, 95.0, 99.0}
+        [point] = many.points
+        assert (point.users, point.is_even, point.duration_s) == (None, True, table[1]["Duration"])
+        assert point.rate_rps == pytest.approx(201.2, abs=0.1)
+
+
+def test_as_much_as_went_is_as_many_users_as_were_in_flight(tmp_path: Path) -> None:
+    """GuideLLM's step of full throughput was read as random arrivals at the rate it reached."""
+    [row, _] = json.loads((LOGS / "guidellm-0.3-table.json").read_text(encoding="utf-8"))
+    row |= {"Args": json.dumps({"strategy": {"type_": "throughput", "max_concurrency": None}})}
+    row |= {"Successful Request concurrency mean": 509.66}
+    [rows] = read_logs(write(tmp_path, "table.json", [row]))
+    assert (rows.points[0].rate_rps, rows.points[0].users) == (None, 510)

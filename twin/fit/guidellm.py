@@ -144,8 +144,11 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
     def mean(name: str) -> float:
         return finite(of_answered(name).get("mean"), where=f"{where}: metrics: {name}: mean")
 
-    rate, users, is_even = _load(
-        benchmark, rate_rps=of_answered("requests_per_second"), where=where
+    rate, users, is_even = read_load(
+        benchmark,
+        rate_rps=of_answered("requests_per_second").get("mean"),
+        in_flight=of_answered("request_concurrency").get("mean"),
+        where=where,
     )
     if rate is None and users is None:
         raise SpecError(f"{where}: expected how its requests were sent (strategy), found nothing")
@@ -181,9 +184,12 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
     return replace(rows, notes=(note,))
 
 
-def _load(benchmark: Json, *, rate_rps: Json, where: str) -> tuple[float | None, int | None, bool]:
+def read_load(
+    benchmark: Json, *, rate_rps: object, in_flight: object, where: str
+) -> tuple[float | None, int | None, bool]:
     """Return the rate [1/s] or the users who ask again at once, and whether requests were evenly
-    spaced. Where a rate was not kept up, the limit on users set the load.
+    spaced. Where a rate was not kept up, the limit on users set the load; where as much was sent
+    as went, as many asked again as were *in_flight* on the mean.
     """
     strategy: Json = next(
         (
@@ -202,7 +208,9 @@ def _load(benchmark: Json, *, rate_rps: Json, where: str) -> tuple[float | None,
     has_limit = isinstance(users, int) and users > 0
     if kind in ("concurrent", "throughput") and has_limit:
         return None, users, False
-    reached = finite(rate_rps.get("mean") or 0.0, where=f"{where}: requests_per_second: mean")
+    if kind == "throughput" and in_flight:
+        return None, max(round(finite(in_flight, where=f"{where}: concurrency: mean")), 1), False
+    reached = finite(rate_rps or 0.0, where=f"{where}: requests_per_second: mean")
     asked = strategy.get("rate") if kind in ("constant", "poisson", "async") else None
     rate = finite(asked or reached, where=f"{where}: strategy: rate")
     if has_limit and 0.0 < reached < KEPT_UP * rate:

@@ -1,7 +1,8 @@
 """Reading of the files that load generators write: which format a file has, and the requests in it.
 
 Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve`
-and its kin (twin.fit.bench_serve) and of GuideLLM (twin.fit.guidellm), and what GenAI-Perf and
+and its kin (twin.fit.bench_serve) and of GuideLLM (twin.fit.guidellm; its tables of means in
+twin.fit.guidellm_table), and what GenAI-Perf and
 AIPerf (twin.fit.genai_perf), inference-perf (twin.fit.inference_perf) and LLMPerf
 (twin.fit.llmperf) write. A file may hold several runs: each is a log of its own.
 """
@@ -20,6 +21,7 @@ from twin.datafile import unreadable
 from twin.fit.bench_serve import is_result, read_result
 from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
 from twin.fit.guidellm import read_report
+from twin.fit.guidellm_table import is_row, read_row, rows_of
 from twin.fit.inference_perf import is_request, is_stage, read_requests, read_stage
 from twin.fit.json_figures import shape
 from twin.fit.llmperf import is_llmperf, read_llmperf
@@ -60,6 +62,9 @@ def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestR
     text = read_log_text(path)
     if text.lstrip()[:1] in ("{", "["):
         return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
+    guidellm = rows_of(text)
+    if guidellm is not None:
+        return [_in_seconds(read_row(row, source=path.name)) for row in guidellm]
     if is_table(text):
         return [_in_seconds(read_table(text, source=path.name), told="in milliseconds")]
     rows = parse_request_rows(text, source=path.name)
@@ -116,6 +121,7 @@ SUMMARIES: tuple[tuple[Callable[[Mapping[str, Any]], bool], _Read], ...] = (
     (is_summary, read_summary),
     (is_stage, read_stage),
     (is_llmperf, read_llmperf),
+    (is_row, read_row),
 )
 
 
