@@ -823,3 +823,17 @@ def test_as_much_as_went_is_as_many_users_as_were_in_flight(tmp_path: Path) -> N
     row |= {"Successful Request concurrency mean": 509.66}
     [rows] = read_logs(write(tmp_path, "table.json", [row]))
     assert (rows.points[0].rate_rps, rows.points[0].users) == (None, 510)
+
+
+def test_a_step_of_guidellm_is_as_long_as_it_was(tmp_path: Path) -> None:
+    """GuideLLM 0.5 tells when it began to count: of a minute's step a full server was simulated."""
+    times = {"request_start_time": 100.0, "measure_start_time": 106.0, "measure_end_time": 154.0}
+    strategy = {"config": {"strategy": {"type_": "constant", "rate": 2.0}}}
+    for others, wanted in (
+        ({}, (6.0, 54.0)),
+        ({"measure_start_time": None}, (0.0, None)),
+        ({"measure_end_time": 1.0}, (0.0, None)),
+    ):
+        report = sampled(**strategy, scheduler_metrics=times | others)
+        [rows] = read_logs(write(tmp_path, "guidellm.json", report))
+        assert (rows.points[0].settle_s, rows.points[0].duration_s) == wanted

@@ -32,6 +32,7 @@ LATENCIES: Mapping[Latency, tuple[str, float]] = {
 }
 PERCENTILES = ("p50", "p90", "p95", "p99")
 FAILED = ("errored", "incomplete")
+LONGEST_S = 1e6  # of a step: longer ones are times of another clock
 
 
 def read_report(report: Json, *, source: str) -> list[RequestRows]:
@@ -152,6 +153,8 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
     )
     if rate is None and users is None:
         raise SpecError(f"{where}: expected how its requests were sent (strategy), found nothing")
+    measured = _measured(benchmark, where=where)
+    settle_s, duration_s = measured if users is None else (0.0, None)
     percentiles = [
         Percentile(
             latency=latency,
@@ -172,6 +175,8 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         input_tokens=max(mean("prompt_token_count"), 1.0),
         output_tokens=max(mean("output_token_count"), 1.0),
         requests=answered if users is not None else None,
+        settle_s=settle_s,
+        duration_s=duration_s,
         percentiles=tuple(percentiles),
     )
     failed = sum(_count(totals, name, where=where) for name in FAILED)
@@ -182,6 +187,19 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         return rows
     note = f"{source}: {reached_rps:g} requests/s were answered of {rate:g} sent: an overload?"
     return replace(rows, notes=(note,))
+
+
+def _measured(benchmark: Json, *, where: str) -> tuple[float, float | None]:
+    """Return from when until when requests counted [s], since the first was sent; None: it is not
+    told. A server fills during a good part of a short step.
+    """
+    times = member(benchmark, "scheduler_metrics", where=where)
+    names = ("request_start_time", "measure_start_time", "measure_end_time")
+    if any(times.get(name) is None for name in names):
+        return 0.0, None
+    sent, begin, end = (finite(times[name], where=f"{where}: {name}") for name in names)
+    settle_s, duration_s = max(begin - sent, 0.0), end - sent
+    return (settle_s, duration_s) if settle_s < duration_s <= LONGEST_S else (0.0, None)
 
 
 def read_load(
