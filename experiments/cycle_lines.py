@@ -32,12 +32,14 @@ class CycleLines(Sequence[Mapping[str, Any]]):
     """The lines of loop.records of every cycle, in order; each is unpacked when it is asked for.
 
     desired is what was wanted of each server before the first cycle and after each, failed how many
-    cycles failed.
+    cycles had an error, stopped how many of them did not go through, and stop why the first of
+    these did not.
     """
 
     def __init__(self) -> None:
         self.desired: dict[str, list[Desired]] = {}
-        self.failed = 0
+        self.failed = self.stopped = 0
+        self.stop = ""
         self._write = RecordTexts()
         self._planned: tuple[Snapshot | None, tuple[Change, ...], dict[str, Change]] = None, (), {}
 
@@ -55,6 +57,9 @@ class CycleLines(Sequence[Mapping[str, Any]]):
                 after=(one.accelerator, one.replicas) if record.applied else None,
             )
         self.failed += bool(record.error)
+        if record.failed:
+            self.stopped += 1
+            self.stop = self.stop or record.error
         self._keep(self._write.parts(record, planned_of))
 
     def _planned_of(self, record: CycleRecord) -> dict[str, Change]:

@@ -222,10 +222,25 @@ def _result(
         requests=requests,
         pods=pods,
         summary=summarise(requests, pods, cycles, sources=sources, window=window),
-        notes=(*sources.notes, *_not_fast(sources, cluster)),
+        notes=(*sources.notes, *_not_fast(sources, cluster), *_stopped(cycles)),
         compiled_share=cluster.compiled_share,
         cpu_s=time.process_time() - begin_s,
     )
+
+
+def _stopped(cycles: CycleLines) -> Iterator[str]:
+    """Yield a note if cycles of a run did not go through."""
+    if cycles.stopped:
+        yield (
+            f"{cycles.stopped} of {len(cycles)} cycles did not go through and changed nothing: "
+            f"{cycles.stop}"
+        )
+
+
+def require_decisions(result: RunResult) -> None:
+    """Raise SpecError if no cycle went through: it would be taken for a policy that holds."""
+    if result.cycles and result.cycles.stopped == len(result.cycles):
+        raise SpecError(f"none of its cycles went through: {result.cycles.stop}")
 
 
 def _in_memory(cluster: Cluster) -> MemoryRequests:

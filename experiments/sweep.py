@@ -14,7 +14,7 @@ from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_csv, write_text
 from experiments.processes import Outcome
-from experiments.run import simulate
+from experiments.run import require_decisions, simulate
 from experiments.sources import read_sources
 from experiments.sweep_rows import (
     FAILURES,
@@ -112,7 +112,7 @@ def sweep_to_directory(
         reused=done.reused,
         paths=paths,
         failures=done.failures,
-        notes=notes_of(runs),
+        notes=notes_of(runs, done.rows),
     )
 
 
@@ -180,6 +180,7 @@ def simulate_row(planned: PlannedRun) -> Row:
 
     sources = read_sources(planned.config)
     result = simulate(sources)
+    require_decisions(result)
     return row_of(planned, result.summary | result.timings | details_of(sources, result))
 
 

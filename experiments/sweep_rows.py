@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from experiments.config import RunConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+NO_ROWS: Mapping[str, Row] = MappingProxyType({})
 
 ROWS, FAILURES = "runs", "failures"
 TIMINGS = (
@@ -43,9 +45,21 @@ class PlannedRun:
     label: str = ""
 
 
-def notes_of(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
-    """Return what the data of *runs* leave open, each line once."""
-    return tuple(dict.fromkeys(note for planned in runs for note in planned.notes))
+def notes_of(runs: Sequence[PlannedRun], rows: Mapping[str, Row] = NO_ROWS) -> tuple[str, ...]:
+    """Return what the data of *runs* leave open, each line once; and by their *rows*, of which
+    policies cycles had errors.
+    """
+    found = dict.fromkeys(note for planned in runs for note in planned.notes)
+    counts: dict[str, tuple[int, int]] = {}
+    for row in (rows.get(planned.run_id, {}) for planned in runs):
+        if row.get("cycles_failed"):
+            failed, cycles = counts.get(row["policy"], (0, 0))
+            counts[row["policy"]] = failed + row["cycles_failed"], cycles + row["cycles"]
+    lines = (
+        f"{policy}: {failed} of {cycles} cycles had an error, as its runs by inferno sim tell"
+        for policy, (failed, cycles) in counts.items()
+    )
+    return (*found, *lines)
 
 
 def settings_row(planned: PlannedRun) -> Row:

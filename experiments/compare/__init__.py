@@ -212,7 +212,7 @@ def compare(
         advice=report.advice,
         paths=[out / RESULTS_CSV, *report.paths],
         failures=failures,
-        notes=notes_of(policies),
+        notes=notes_of(policies, rows),
     )
 
 

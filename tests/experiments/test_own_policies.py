@@ -259,6 +259,40 @@ def test_a_sweep_of_nothing_is_told(empty: str) -> None:
         inferno.sweep(data=SMALL, hours=0.02, **{empty: []})  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stumbles:
+    """A policy that cannot decide from *since_s* on."""
+
+    since_s: float
+    name: str = "stumbles"
+    tick_s: float = 60.0
+
+    def start(self) -> None:
+        """Remember nothing."""
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+        """Return no target, or raise what a policy raises for bad input."""
+        if snapshot.now_s >= self.since_s:
+            raise SpecError("stumbles: no such package")
+        return Decision(targets={}), None
+
+
+def test_a_run_whose_policy_could_not_decide_says_so(tmp_path: Path) -> None:
+    """It held what there was, and was recommended for that: 100 % at the least cost."""
+    given = {"data": SMALL, "hours": 0.05, "scenario": "steady"}
+    once = inferno.simulate(policy=Stumbles(since_s=120.0), **given)  # type: ignore[arg-type]
+    line = "1 of 2 cycles did not go through and changed nothing: stumbles: no such package"
+    assert once.notes == (line,)
+    policies = [Stumbles(since_s=0.0, name="never"), Stumbles(since_s=120.0, name="once")]
+    done = inferno.sweep(policy=policies, jobs=1, out=tmp_path, **given)  # type: ignore[arg-type]
+    assert done.notes == ("once: 1 of 2 cycles had an error, as its runs by inferno sim tell",)
+    errors = dict(zip(done.results["policy"], done.results["error"], strict=True))
+    assert errors == {
+        "never": "SpecError: none of its cycles went through: stumbles: no such package",
+        "once": "",
+    }
+
+
 def test_samples_come_as_often_as_the_policy_needs() -> None:
     """An autoscaler with a scraper of its own is not to be judged by another one's."""
     assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0
