@@ -52,6 +52,18 @@ def test_vllm_plans_an_iteration_ahead_since_0_15(version: str | None, schedulin
     assert scheduling_of(version) == scheduling
 
 
+def test_what_is_weak_is_said_with_whose_it_is(tmp_path: Path, capsys: Capture) -> None:
+    """Whoever only writes a directory learnt nowhere that nobody has measured such."""
+    given = ["--config", "deepseek-v3", "llama-3.1-8b", "--gpus", "H100=16,MI300X=8"]
+    assert main(["init", str(tmp_path / "mine"), *given]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert (
+        "weak: deepseek-v3 on MI300X, llama-3.1-8b on MI300X: no measurement of AMD accelerators "
+        "was used" in out
+    )
+    assert not any(line.startswith("weak: llama-3.1-8b on H100") for line in out)
+
+
 def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: Capture) -> None:
     """Data of one's own are not written over."""
     (tmp_path / "model-data.json").write_text("mine")

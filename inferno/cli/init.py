@@ -82,39 +82,40 @@ def _run(options: Namespace) -> int:
         if "," in given and not Path(given).exists():
             expected = "config: expected models with spaces between them"
             raise SpecError(f"{expected}, found {given[:60]!r}")
+    models = [find_model(given) for given in options.config]
+    gpus = _gpus(options.gpus)
+    tokens = _pair("tokens", options.tokens)
+    engines = engines_of(models, gpus=gpus, tokens=tokens, dtype=options.dtype)
     files = data_files(
-        [find_model(given) for given in options.config],
-        gpus=_gpus(options.gpus),
+        engines,
+        models,
+        gpus=gpus,
         classes=classes_of(options.classes),
         rpm=_positive("rpm", str(options.rpm)),
-        tokens=_pair("tokens", options.tokens),
-        dtype=options.dtype,
+        tokens=tokens,
         scheduling=scheduling_of(options.vllm),
     )
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if not options.quiet:
-        for line in _said(files):
+        for line in [*_said(files), *_weak(engines)]:
             print(line)
         print(f"wrote {len(files)} files to {directory}; try: inferno sim --data {directory}")
     return EXIT_OK
 
 
-def data_files(
+def engines_of(
     models: Sequence[ModelFacts],
     *,
     gpus: Mapping[Accelerator, int],
-    classes: Mapping[str, tuple[float, float, int]],
-    rpm: float,
     tokens: tuple[float, float],
     dtype: Any,
-    scheduling: Scheduling,
-) -> dict[str, Json]:
-    """Return the content of each file of the directory. Raise SpecError for a model that fits on
-    none of the GPUs, or that is given twice.
+) -> list[DataSheetModel]:
+    """Return an engine of each model on each GPU that holds it. Raise SpecError for a model that
+    fits on none of the GPUs, or that is given twice.
     """
-    from experiments.datasheet_files import accelerator_row, engine_row, model_row, smallest_engine
+    from experiments.datasheet_files import smallest_engine
     from twin.spec import SpecError
 
     engines: list[DataSheetModel] = []
@@ -133,6 +134,22 @@ def data_files(
                 f"parameters and a KV cache, found {names}"
             )
         engines += fitting
+    return engines
+
+
+def data_files(
+    engines: Sequence[DataSheetModel],
+    models: Sequence[ModelFacts],
+    *,
+    gpus: Mapping[Accelerator, int],
+    classes: Mapping[str, tuple[float, float, int]],
+    rpm: float,
+    tokens: tuple[float, float],
+    scheduling: Scheduling,
+) -> dict[str, Json]:
+    """Return the content of each file of the directory."""
+    from experiments.datasheet_files import accelerator_row, engine_row, model_row
+
     return {
         "accelerator-data.json": {"accelerators": [accelerator_row(each) for each in gpus]},
         "capacity-data.json": {
@@ -220,6 +237,15 @@ def _said(files: Mapping[str, Json]) -> list[str]:
         f"KV cache {engine['kvTokens']:,} tokens"
         for row, engine in engines
     ]
+
+
+def _weak(engines: Sequence[DataSheetModel]) -> list[str]:
+    """Return a line for each reason why figures may be further off, with whose they are."""
+    whose: dict[str, list[str]] = {}
+    for engine in engines:
+        for reason in engine.weak:
+            whose.setdefault(reason, []).append(f"{engine.model.name} on {engine.accelerator.name}")
+    return [f"weak: {', '.join(dict.fromkeys(of))}: {reason}" for reason, of in whose.items()]
 
 
 # -- the options
