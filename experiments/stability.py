@@ -15,7 +15,7 @@ from experiments.config import RunConfig
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_csv
-from experiments.run import simulate
+from experiments.run import require_decisions, simulate
 from experiments.sources import Sources, read_sources
 from experiments.stability_figure import save_stability_figure
 from experiments.sweep import RESULTS_CSV, SweepResult, finish_runs
@@ -53,6 +53,7 @@ def slowed_row(planned: Slowed) -> Row:
     """Return the row of *planned*."""
     sources = told_peaks(slowed(read_sources(planned.config), planned.start_up))
     result = simulate(sources)
+    require_decisions(result)
     return {
         **row_of(planned, result.summary | result.timings),
         **after_step(result, sources.loads[0].curve),
@@ -86,7 +87,7 @@ def stability(
         reused=done.reused,
         paths=[out / RESULTS_CSV, *save_stability_figure(results, out)],
         failures=done.failures,
-        notes=notes_of(runs),
+        notes=notes_of(runs, done.rows),
     )
 
 
@@ -96,7 +97,7 @@ def _planned(config: RunConfig, factor: float) -> Slowed:
         run_id=derived_id(sources.run_id, "start-up", factor),
         config=sources.config,
         notes=sources.notes,
-        label=f"{config.scenario} {config.policy} start-up ×{factor:g} seed {config.seed}",
+        label=f"{config.scenario} {config.policy_name} start-up ×{factor:g} seed {config.seed}",
         start_up=factor,
     )
 

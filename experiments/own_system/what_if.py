@@ -131,7 +131,7 @@ def what_if(
         lines=tuple(lines),
         paths=[out / RESULTS_CSV, *report.paths, out / WHAT_IF_JSON],
         failures=done.failures,
-        notes=notes_of(runs),
+        notes=notes_of(runs, done.rows),
     )
 
 

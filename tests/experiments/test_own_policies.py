@@ -12,8 +12,10 @@ import pytest
 
 import inferno
 from experiments.config import RunConfig
+from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.sources import read_sources
+from experiments.stability import stability
 from inferno.cli.policies import options_of_policy, policy_option, swept_options
 from loop.errors import SpecError
 from loop.policies import code_digest, make_policy
@@ -283,7 +285,7 @@ def test_a_run_whose_policy_could_not_decide_says_so(tmp_path: Path) -> None:
     once = inferno.simulate(policy=Stumbles(since_s=120.0), **given)  # type: ignore[arg-type]
     line = "1 of 2 cycles did not go through and changed nothing: stumbles: no such package"
     assert once.notes == (line,)
-    policies = [Stumbles(since_s=0.0, name="never"), Stumbles(since_s=120.0, name="once")]
+    policies = (Stumbles(since_s=0.0, name="never"), Stumbles(since_s=120.0, name="once"))
     done = inferno.sweep(policy=policies, jobs=1, out=tmp_path, **given)  # type: ignore[arg-type]
     assert done.notes == ("once: 1 of 2 cycles had an error, as its runs by inferno sim tell",)
     errors = dict(zip(done.results["policy"], done.results["error"], strict=True))
@@ -291,6 +293,9 @@ def test_a_run_whose_policy_could_not_decide_says_so(tmp_path: Path) -> None:
         "never": "SpecError: none of its cycles went through: stumbles: no such package",
         "once": "",
     }
+    grid = SweepConfig(base=config(hours=0.05, scenario="steady"), policies=policies[:1])
+    slowed = stability(grid, [1.0], tmp_path / "stability", executor=LocalProcesses(1))
+    assert list(slowed.results["error"]) == [errors["never"]]
 
 
 def test_samples_come_as_often_as_the_policy_needs() -> None:
