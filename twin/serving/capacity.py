@@ -65,6 +65,11 @@ class Ledger:
         """
         return self.total(type_) - self.used(type_)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Tell whether any claim waits for its GPUs."""
+        return any(self._waiting.values())
+
     def is_next(self, claim: Claim) -> bool:
         """Tell whether the next free GPUs would go to *claim*."""
         waiting = self._waiting.get(claim.type, ())

@@ -435,7 +435,10 @@ class Cluster:
             self._deployments = tuple(
                 deployment for deployment in self._deployments if deployment not in gone
             )
-        while any(deployment.make_room(arrived=arrived) for deployment in self._deployments):
+        # Each server that is scaled asks for this: where no pod waits, nobody is gone through.
+        while self._ledger.has_waiting and any(
+            deployment.make_room(arrived=arrived) for deployment in self._deployments
+        ):
             pass
 
     def _pods_on(self, type_: str, begin: int, end: int) -> set[Pod]:
