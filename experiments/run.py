@@ -4,8 +4,10 @@ happened.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,19 +96,49 @@ def simulate(
     """Simulate what was read, see `run`. What it leaves is kept in memory, or in *directory*:
     cycles in a file CYCLES, requests in files without a name.
     """
+    return _prepared(sources, progress=progress, cycles_in=directory, requests_in=directory)
+
+
+def simulate_for_figures(sources: Sources, *, long_requests: float | None = None) -> RunResult:
+    """Simulate what was read, see `run`, for a caller that takes some figures of it. If about
+    *long_requests* are to come (None: as many as are worth it), they are kept in files without a
+    name beside other temporary ones, if they can be: processes that run such days side by side are
+    not to fill the memory.
+    """
+    place: Path | None = None
+    if _expected_requests(sources) >= (LONG_REQUESTS if long_requests is None else long_requests):
+        with suppress(FileNotFoundError):  # no directory for such files
+            place = Path(tempfile.gettempdir())
+    return _prepared(sources, progress=None, cycles_in=None, requests_in=place)
+
+
+def _prepared(
+    sources: Sources,
+    *,
+    progress: Progress | None,
+    cycles_in: Path | None,
+    requests_in: Path | None,
+) -> RunResult:
     fast = chosen_fast(sources)
     with rarely_collected(), compiled_estimate(wanted=fast and _estimate_pays(sources)):
-        return _simulated(sources, fast=fast, progress=progress, directory=directory)
+        return _simulated(
+            sources, fast=fast, progress=progress, cycles_in=cycles_in, requests_in=requests_in
+        )
 
 
 def _simulated(
-    sources: Sources, *, fast: bool, progress: Progress | None, directory: Path | None
+    sources: Sources,
+    *,
+    fast: bool,
+    progress: Progress | None,
+    cycles_in: Path | None,
+    requests_in: Path | None,
 ) -> RunResult:
     begin_s = time.process_time()
     config, end_s = sources.config, sources.config.duration_s
     assert config.period_s is not None, "resolved"
     env = simpy.Environment()
-    spool = Spool(directory, ROW) if directory is not None else None
+    spool = Spool(requests_in, ROW) if requests_in is not None else None
     cluster, feeder = start_world(
         env,
         sources,
@@ -121,7 +153,7 @@ def _simulated(
         clock=MonotonicClock(),
         settings=ControllerSettings(budget_usd_per_h=config.budget_usd_per_h),
     )
-    cycles = PackedLines() if directory is None else FileOfLines(directory / CYCLES)
+    cycles = PackedLines() if cycles_in is None else FileOfLines(cycles_in / CYCLES)
     tell = partial(_tell, cycles=cycles, progress=progress or _drop, end_s=end_s)
     SimDriver(
         env,
@@ -134,8 +166,8 @@ def _simulated(
     env.run(until=end_s)
     requests = (
         _in_memory(cluster)
-        if spool is None or directory is None
-        else _spooled(cluster, spool, directory)
+        if spool is None or requests_in is None
+        else _spooled(cluster, spool, requests_in)
     )
     return _result(sources, cluster, cycles, requests, begin_s=begin_s)
 
@@ -318,6 +350,10 @@ def _restlessness(desired: Sequence[Desired], window: Window) -> Scores:
 # It spares some 9 µs of CPU a request. To load what was compiled before takes 0.04 s, to compile
 # some 15 s, and 9 s for the estimate of tails: from so many requests on it is quicker.
 LOADED_PAYS, COMPILED_PAYS = 10_000, 2_500_000
+
+
+LONG_REQUESTS = 1_000_000
+"""So many take 50 MB, and three times as much while they are put in order and scored."""
 
 
 def _not_fast(sources: Sources, cluster: Cluster) -> Iterator[str]:

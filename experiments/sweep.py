@@ -14,7 +14,7 @@ from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_csv, write_text
 from experiments.processes import Outcome
-from experiments.run import require_decisions, simulate
+from experiments.run import require_decisions, simulate_for_figures
 from experiments.sources import read_sources
 from experiments.sweep_rows import (
     FAILURES,
@@ -179,7 +179,7 @@ def simulate_row(planned: PlannedRun) -> Row:
     from experiments.row_details import details_of
 
     sources = read_sources(planned.config)
-    result = simulate(sources)
+    result = simulate_for_figures(sources)
     require_decisions(result)
     return row_of(planned, result.summary | result.timings | details_of(sources, result))
 

@@ -26,7 +26,7 @@ from experiments.compare.planning import (
 )
 from experiments.compare.plans import Plan, PlanPolicy, Step, Steps, common_tick_s, without_repeats
 from experiments.demand import Demand, true_demand
-from experiments.run import RunResult, simulate
+from experiments.run import RunResult, simulate_for_figures
 from experiments.sources import Sources
 from loop.spec import gpus
 
@@ -96,7 +96,7 @@ def tried(sources: Sources, name: str, plan: Plan, *, tick_s: float) -> Candidat
     """Return what comes of *plan* on the twin."""
     policy = PlanPolicy(plan=plan, name=name, tick_s=tick_s)
     config = replace(sources.config, period_s=tick_s)
-    result = simulate(replace(sources, policy=policy, config=config))
+    result = simulate_for_figures(replace(sources, policy=policy, config=config))
     return Candidate(name=name, plan=plan, tick_s=tick_s, bills=bills(result), result=result)
 
 

@@ -19,7 +19,7 @@ from experiments.compare.plans import Steps, paths_of, plan_from_json
 from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
 from experiments.row_details import details_of
-from experiments.run import RunResult, require_decisions, simulate
+from experiments.run import RunResult, require_decisions, simulate_for_figures
 from experiments.scores.changes import desired_by_server, overshoot, settling_s
 from experiments.sources import Sources, read_sources
 from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
@@ -67,7 +67,7 @@ def compared_row(planned: Compared) -> Row:
     if planned.kind == NO_START_UP:
         sources = without_start_up(sources)
     sources = told_peaks(sources)
-    result = simulate(sources)
+    result = simulate_for_figures(sources)
     require_decisions(result)
     return _row(planned, sources, result, paths_of(result.cycles)) | result.timings
 

@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import RunConfig
 from experiments.columns import MINUTE_S, Columns, Window
+from experiments.config import SAMPLE_DATA
 from experiments.requests import MemoryRequests, Requests, SpooledRequests
+from experiments.row_details import details_of
+from experiments.run import simulate, simulate_for_figures
 from experiments.scores import score_requests
 from experiments.scores.minutes import minute_table
+from experiments.sources import read_sources
 from loop.spec import SloTarget
 from tests.parts import first
 from twin.request import ROW, Outcome, Request, RequestLog
@@ -155,3 +160,15 @@ def test_parts_give_the_scores_and_the_minutes_of_the_whole(
         assert getattr(parts, item.name).tobytes() == expected, item.name
         assert getattr(file, item.name).tobytes() == expected, item.name
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_of_a_table_keeps_its_requests_in_a_file() -> None:
+    """A comparison of a day took a gigabyte a process; its rows must not differ for it."""
+    config = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, engine="plain")
+    sources = read_sources(config)
+    inside = simulate(sources)
+    outside = simulate_for_figures(sources, long_requests=0.0)
+    assert isinstance(simulate_for_figures(sources).requests, MemoryRequests)
+    assert isinstance(outside.requests, SpooledRequests)
+    assert outside.summary == inside.summary
+    assert details_of(sources, outside) == details_of(sources, inside)
