@@ -141,7 +141,7 @@ def test_what_a_policy_says_of_itself_is_looked_at(part: str, value: object, exp
     """Samples every -1 s were a run without an end, a tick of None a traceback."""
     said = {"name": "mine", "tick_s": 30.0, "start": dict, "decide": dict, part: value}
     with pytest.raises(SpecError) as raised:
-        make_policy(SimpleNamespace(**said))  # type: ignore[arg-type]
+        make_policy(SimpleNamespace(**said))
     assert str(raised.value) == f"policy: {part}: expected {expected}, found {value!r}"
 
 
@@ -294,7 +294,7 @@ def test_a_run_whose_policy_could_not_decide_says_so(tmp_path: Path) -> None:
         "once": "",
     }
     grid = SweepConfig(base=config(hours=0.05, scenario="steady"), policies=policies[:1])
-    slowed = stability(grid, [1.0], tmp_path / "stability", executor=LocalProcesses(1))
+    slowed = stability(grid, [1.0], tmp_path / "stability", executor=LocalProcesses(jobs=1))
     assert list(slowed.results["error"]) == [errors["never"]]
 
 
