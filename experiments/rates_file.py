@@ -89,7 +89,13 @@ def _rows(path: Path) -> Iterator[tuple[str, str, Figures]]:
         raise SpecError(
             f"{path}: expected the rates of a load, found {unreadable(error)}"
         ) from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        yield from _told(csv.DictReader(io.StringIO(text, newline="")), path)
+    except csv.Error as error:
+        raise SpecError(f"{path.name}: expected CSV, found {error}") from None
+
+
+def _told(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, str, Figures]]:
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise SpecError(

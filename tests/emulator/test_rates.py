@@ -121,6 +121,7 @@ def test_counts_lose_and_gain_no_request(units: list[float]) -> None:
         ("chat,0,1,5,5\n", "expected at least two rows of chat, found one"),
         ("other,0,1,5,5\nother,60,1,5,5\n", "rates: expected rows of chat, found none"),
         ("", "expected rows of server, t_s"),
+        ("x" * 200_000, "load.csv: expected CSV, found field larger"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -18,7 +19,8 @@ import pytest
 from tests.parts import first
 from tests.twin.mutations import mutated
 from twin.fit.logs import left_out, read_logs, tokens_per_step, with_points_together
-from twin.spec import SpecError
+from twin.fit.points import operate
+from twin.spec import LatencyModel, SpecError
 
 LOGS = Path(__file__).parent / "logs"
 START_S = 1_790_000_000.25
@@ -591,6 +593,23 @@ def test_whatever_is_wrong_in_a_log_is_told_in_one_line(tmp_path: Path, name: st
             assert (rows.output_tokens >= 1).all()
 
 
+def guidellm_row() -> dict[str, Any]:
+    """Return the first row of a table of GuideLLM."""
+    table = json.loads((LOGS / "guidellm-0.3-table.json").read_text(encoding="utf-8"))
+    return {**table[0], "Name": "GuideLLM"}
+
+
+def summary_of(config: dict[str, object]) -> dict[str, object]:
+    """Return a summary of GenAI-Perf for what was asked for by *config*."""
+    return {
+        "time_to_first_token": {"unit": "ms", "avg": 100.0},
+        "request_latency": {"unit": "ms", "avg": 900.0},
+        "output_sequence_length": {"avg": 60.0},
+        "input_sequence_length": {"avg": 500.0},
+        "input_config": config,
+    }
+
+
 def huge_figures() -> dict[str, tuple[object, str]]:
     """Return logs with a number beyond any float, by what they are, and where it stands."""
     aiperf_line = json.loads(aiperf().splitlines()[1])
@@ -609,12 +628,6 @@ def huge_figures() -> dict[str, tuple[object, str]]:
         "total_output_tokens": 100,
     }
     means |= {"duration": 5.0, "mean_ttft_ms": 10.0, "mean_tpot_ms": 10.0, "mean_e2el_ms": 100.0}
-    summary = {
-        "time_to_first_token": {"unit": "ms", "avg": 100.0},
-        "request_latency": {"unit": "ms", "avg": 900.0},
-        "output_sequence_length": {"avg": 60.0},
-        "input_sequence_length": {"avg": 500.0},
-    }
     return {
         "AIPerf": (f"{json.dumps(later)}\n{json.dumps(aiperf_line)}", "request 2: nanoseconds"),
         "perf_analyzer": (
@@ -623,10 +636,11 @@ def huge_figures() -> dict[str, tuple[object, str]]:
         ),
         "bench serve": (means | {"request_rate": 10**400}, "request_rate"),
         "bench serve, users": (means | {"max_concurrency": 10**400}, "max_concurrency"),
-        "GenAI-Perf": (
-            summary | {"input_config": {"concurrency": 1e400}},
-            "input_config: concurrency",
+        "table of GuideLLM": (
+            [guidellm_row() | {"Successful Requests": 10**400}],
+            "GuideLLM: Successful Requests",
         ),
+        "GenAI-Perf": (summary_of({"concurrency": 1e400}), "input_config: concurrency"),
     }
 
 
@@ -636,6 +650,50 @@ def test_a_number_beyond_all_bounds_is_told_in_one_line(tmp_path: Path, kind: st
     log, place = huge_figures()[kind]
     with pytest.raises(SpecError, match=rf"^log.json: {place}: expected a number, found '"):
         read_logs(write(tmp_path, "log.json", log))
+
+
+def test_a_percentile_beyond_all_bounds_is_left_out(tmp_path: Path) -> None:
+    """It ended in a traceback."""
+    row = guidellm_row()
+    [name] = [one for one in row if one.startswith("Successful Request latency [")]
+    row[name] = str([10**400] * 11)
+    [rows] = read_logs(write(tmp_path, "table.json", [row]))
+    assert {one.latency for one in rows.points[0].percentiles} == {"ttft"}
+
+
+@pytest.mark.parametrize("header", [list(guidellm_row()), ["rate_rps", "ttft_ms", "e2e_ms"]])
+def test_a_table_with_a_field_beyond_all_bounds_is_told_in_one_line(
+    tmp_path: Path, header: list[str]
+) -> None:
+    """It ended in a traceback of the reader of CSV."""
+    text = f"{','.join(header)}\n{'x' * 200_000}\n"
+    with pytest.raises(SpecError, match=r"^table.csv: line \d: expected CSV, found field larger"):
+        read_logs(write(tmp_path, "table.csv", text))
+
+
+def test_gaps_that_no_generator_can_make_are_a_burst(tmp_path: Path) -> None:
+    """All gaps were 0, and the times of the requests no numbers."""
+    config = {"request_rate": 2.0, "arrival_pattern": "gamma", "arrival_smoothness": 1e-9}
+    [rows] = read_logs(write(tmp_path, "profile.json", summary_of(config)))
+    steady = operate(
+        rows.points[0],
+        latency_model=LatencyModel(alpha_ms=10.0, beta_ms=0.1, gamma_ms=1e-4),
+        max_batch=16,
+        token_budget=2048,
+        requests=50,
+    )
+    assert 0.0 < steady.ttft_s < steady.e2e_s < math.inf
+
+
+def test_fewer_than_one_user_are_one(tmp_path: Path) -> None:
+    """A stage of 0.4 users was one without any, and its simulation a traceback."""
+    stage: dict[str, object] = {"load_summary": {"concurrency": 0.4}, "failures": {"count": 0}}
+    means = {"request_latency": {"mean": 2.0}, "time_to_first_token": {"mean": 0.2}}
+    counted = {"count": 10, "prompt_len": {"mean": 100.0}, "output_len": {"mean": 50.0}}
+    stage["successes"] = {"latency": means, **counted}
+    for document in (stage, summary_of({"concurrency": 0.4})):
+        [rows] = read_logs(write(tmp_path, "log.json", document))
+        assert rows.points[0].users == 1
 
 
 def test_a_log_that_holds_its_requests_twice_is_told(tmp_path: Path) -> None:

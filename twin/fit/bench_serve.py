@@ -141,6 +141,11 @@ def _burstiness(document: Json, *, source: str) -> float:
     found = finite(told, where=f"{source}: burstiness")
     if found <= 0.0:
         raise SpecError(f"{source}: burstiness: expected a number > 0, found {found:g}")
+    return within_burstiness(found)
+
+
+def within_burstiness(found: float) -> float:
+    """Return *found*, or the nearest shape of gaps that can be made."""
     return min(max(found, BURSTINESS_MIN), BURSTINESS_MAX)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from twin.fit.bench_serve import KEPT_UP
+from twin.fit.bench_serve import KEPT_UP, within_burstiness
 from twin.fit.json_figures import (
     Figures,
     entries,
@@ -123,7 +123,7 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
     if rate:
         return rate, None
     if users:
-        return None, int(users)
+        return None, max(int(users), 1)
     if not throughput:
         raise SpecError(
             f"{source}: expected a concurrency or request_rate in input_config, or a "
@@ -139,7 +139,8 @@ def _gaps(given: Mapping[str, object], *, source: str) -> tuple[bool, float]:
     kinds = {str(given.get(name)).lower() for name in KINDS}
     if "gamma" in kinds:
         names = ("smoothness", "arrival_smoothness")
-        return False, _given(given, names, where=f"{source}: input_config") or 1.0
+        told = _given(given, names, where=f"{source}: input_config")
+        return False, within_burstiness(told or 1.0)
     of_analyzer = "stability_percentage" in given and "poisson" not in kinds
     return "constant" in kinds or of_analyzer, 1.0
 

@@ -4,8 +4,6 @@ means for each benchmark, an operating point.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from twin.fit.guidellm import read_load
 from twin.fit.json_figures import finite, point_rows
 from twin.fit.points import Latency, OperatingPoint, Percentile
-from twin.fit.request_csv import RequestRows
+from twin.fit.request_csv import RequestRows, rows_by_name
 from twin.spec import SpecError
 
 Row = Mapping[str, Any]
@@ -32,11 +30,13 @@ def is_row(document: Row) -> bool:
     return all(f"{name} mean" in document for name, _ in LATENCIES.values())
 
 
-def rows_of(text: str) -> list[dict[str, Any]] | None:
-    """Return the rows of the CSV *text*, None if it is no such table."""
+def rows_of(text: str, *, source: str) -> list[dict[str, str]] | None:
+    """Return the rows of the CSV *text*, None if it is no such table. Raise SpecError, one line,
+    for what is no CSV.
+    """
     if LATENCIES["ttft"][0] not in text.split("\n", 1)[0]:
         return None
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    return [row for _, row in rows_by_name(text, source=source)]
 
 
 def read_row(row: Row, *, source: str) -> RequestRows:
@@ -46,7 +46,7 @@ def read_row(row: Row, *, source: str) -> RequestRows:
     def figure(name: str) -> float:
         try:
             return finite(float(row[name]), where=f"{where}: {name}")
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             found = str(row.get(name))[:60]
             raise SpecError(f"{where}: {name}: expected a number, found {found!r}") from None
 
@@ -93,5 +93,5 @@ def _percentiles(row: Row, name: str) -> dict[int, float]:
     try:
         found = json.loads(row[name])
         return {place: float(found[place]) for place in PERCENTS if 0.0 < float(found[place]) < 1e9}
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, RecursionError):
         return {}

@@ -105,7 +105,7 @@ def _load(load: Json, *, source: str) -> tuple[float | None, int | None]:
         if value:
             figure = finite(value, where=f"{source}: load_summary: {name}")
             if figure > 0.0:
-                return (None, round(figure)) if name == "concurrency" else (figure, None)
+                return (None, max(round(figure), 1)) if name == "concurrency" else (figure, None)
     raise SpecError(
         f"{source}: load_summary: expected a requested_rate or a concurrency, found "
         f"{shape(load)}: give the stages, stage_0_lifecycle_metrics.json and so on"

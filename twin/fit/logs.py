@@ -62,7 +62,7 @@ def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestR
     text = read_log_text(path)
     if text.lstrip()[:1] in ("{", "["):
         return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
-    guidellm = rows_of(text)
+    guidellm = rows_of(text, source=path.name)
     if guidellm is not None:
         return [_in_seconds(read_row(row, source=path.name)) for row in guidellm]
     if is_table(text):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from twin.fit.points import Latency, OperatingPoint, Percentile
-from twin.fit.request_csv import RequestRows, delimiter_of
+from twin.fit.request_csv import RequestRows, delimiter_of, rows_by_name
 from twin.spec import SpecError
 
 # What a figure may be called, and what makes ours of it.
@@ -60,14 +58,9 @@ def read_table(text: str, *, source: str) -> RequestRows:
     points: list[OperatingPoint] = []
     figures: list[tuple[int, float, float, float, float]] = []
     failed = 0
-    reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter_of(text))
-    for fields in reader:
-        row = {
-            str(key).strip().lower(): (value or "").strip()
-            for key, value in fields.items()
-            if isinstance(value, str)
-        }
-        where = f"{source}: line {reader.line_num}"
+    for line, fields in rows_by_name(text.lstrip(), source=source):
+        row = {name.strip().lower(): value.strip() for name, value in fields.items()}
+        where = f"{source}: line {line}"
         given = [name for name in (*TTFT, *TTFT_MEDIAN, *BETWEEN, *E2E) if row.get(name)]
         # Of answers of one token the first is the last: there is nothing between two.
         is_one = _is_one(row)
@@ -97,7 +90,7 @@ def read_table(text: str, *, source: str) -> RequestRows:
                 percentiles=_percentiles(row, where=where),
             )
         )
-        figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
+        figures.append((line, ttft_s, e2e_s, tokens[0], tokens[1]))
     if not points:
         found = f"{failed} without latencies" if failed else "none"
         raise SpecError(f"{source}: expected at least one operating point, found {found}")

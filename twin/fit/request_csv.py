@@ -209,6 +209,18 @@ def delimiter_of(text: str) -> str:
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
+def rows_by_name(text: str, *, source: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of the CSV *text* with their lines, by the names in its header: what has none
+    is left out, what a row lacks is "". Raise SpecError, one line, for what is no CSV.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(text), restval="")
+    try:
+        for row in reader:
+            yield reader.line_num, {name: row[name] for name in reader.fieldnames or ()}
+    except csv.Error as error:
+        raise SpecError(f"{source}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
 def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text))
     try:
