@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import import_module
 from inspect import signature
+from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -105,7 +106,7 @@ _NOTHING = object()
 
 
 def _is_time(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's are such, too
     return number and 0.0 < value < math.inf  # type: ignore[operator]
 
 
@@ -159,8 +160,9 @@ def options_told(policy: Policy) -> dict[str, object]:
         return {}  # a class without a signature has no options
     told: dict[str, object] = {}
     for name in options_of(type(policy)):
-        value = _as_told(getattr(policy, name, _NOTHING))
-        if _is_told(value) and value != _as_told(shipped[name]):
+        value, default = _as_told(getattr(policy, name, _NOTHING)), _as_told(shipped[name])
+        # Whatever somebody's own has as a default may not be comparable with it.
+        if _is_told(value) and not (_is_told(default) and value == default):
             told[name] = value
     return told
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from loop.errors import SpecError
@@ -9,9 +12,12 @@ from loop.policies import make_policy, policy_names
 from loop.policies.registry import options_told
 from loop.policies.through_hpa import ThroughHpaPolicy
 from loop.ports import Policy
+from loop.spec import SystemData
 from loop.testing.fakes import server_view, system
 from loop.testing.policy import PolicyContract
-from loop.types import Snapshot
+from loop.types import Decision, Snapshot
+
+STEPS = np.arange(3)
 
 
 @pytest.mark.parametrize("name", policy_names())
@@ -73,3 +79,29 @@ def test_the_policy_behind_an_hpa_is_an_option_like_others() -> None:
 def test_a_policy_with_options_has_them() -> None:
     """The option must reach the policy it was given to."""
     assert make_policy("slo", headroom=0.25) != make_policy("slo")
+
+
+class Strange:
+    """Somebody's own, with NumPy's numbers as defaults, which compare to no truth."""
+
+    name = "strange"
+    tick_s: Any = np.int64(10)
+
+    def __init__(self, steps: object = STEPS, gain: object = STEPS) -> None:
+        self.steps, self.gain = steps, gain
+
+    def start(self) -> None:
+        """Remember nothing."""
+
+    def decide(self, _snapshot: Snapshot, _data: SystemData, _state: None) -> tuple[Decision, None]:
+        """Decide nothing."""
+        return Decision(targets={}), None
+
+
+def test_options_are_told_whatever_somebody_has_as_a_default() -> None:
+    """An option in the place of an array ended the run in a traceback, and a period that is one of
+    NumPy's numbers was refused.
+    """
+    own = Strange(gain=2)
+    assert make_policy(own) is own
+    assert options_told(own) == {"gain": 2}
