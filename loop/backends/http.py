@@ -95,7 +95,8 @@ class RemoteOptimizer:
         """
         seen = self.seen()
         rows = [
-            server_row(server, with_cost=self.with_cost) | shown_row(seen.get(server.name))
+            server_row(server, with_cost=self.with_cost)
+            | (shown_row(seen.get(server.name)) if seen else {})
             for server in data.servers.values()
         ]
         message = optimize_message(data, rows, era=self.era)

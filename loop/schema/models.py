@@ -358,6 +358,9 @@ class ServerSpec(Message):
     # was asked. They are shown to people, and decide nothing.
     ready_replicas: Whole | None = ours_alone()
     load_age_s: Figure | None = ours_alone()
+    # Ours: it is no server that is there, but one that is asked about to compare. People are not
+    # shown it.
+    what_if: bool | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)
     desired_alloc: Annotated[AllocationData, Rule(echoed=True)] = Field(
         default_factory=AllocationData

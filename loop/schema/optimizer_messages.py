@@ -113,9 +113,11 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
 
 
 def shown_row(view: ServerView | None) -> Json:
-    """Return what a question tells of a server, as it was seen, for its optimizer to show."""
+    """Return what a question tells of a server, as it was seen, for its optimizer to show: nothing
+    of one that nobody saw, which is asked about to compare.
+    """
     if view is None:
-        return {}
+        return {"whatIf": True}
     told = {"readyReplicas": view.ready, "loadAgeS": view.load_age_s}
     return {key: value for key, value in told.items() if value is not None}
 

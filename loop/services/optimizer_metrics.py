@@ -74,12 +74,19 @@ class OptimizerMetrics(Collector):
     ) -> None:
         """Take in the *solution* of *data*, whose *servers* were told of on the wire. refused: who
         asked got an error instead of it, so that what servers were to have before still stands.
+        Servers that are asked about to compare are not shown.
         """
         said = {spec.name: spec for spec in servers}
-        self._warnings.labels(DECIDE).inc(len(solution.unserved) + bool(solution.note))
+        there = {
+            name: server
+            for name, server in data.servers.items()
+            if name not in said or not said[name].what_if
+        }
+        short = solution.unserved.keys() & there.keys()
+        self._warnings.labels(DECIDE).inc(len(short) + bool(there and solution.note))
         now_s = self._clock.now_s()
         with self._lock:
-            for name, server in data.servers.items():
+            for name, server in there.items():
                 before = self._told.pop(name, None)
                 found, why = solution.allocations.get(name), solution.unserved.get(name)
                 current, spec = server.current, said.get(name)

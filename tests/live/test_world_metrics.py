@@ -8,13 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.backends.http import remote_policy
+from loop.backends.http import RemoteOptimizer, remote_policy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
+from loop.policies.slo import SloPolicy
 from loop.records import held_servers, record_line
 from loop.schema.messages import update_message
 from loop.services.controller_metrics import ControllerMetrics
@@ -455,6 +456,24 @@ def test_an_optimizer_shows_what_the_controller_saw_of_the_servers_it_asks_about
     assert ("inferno_load_age_seconds", "s2") not in page, "nobody told"
     assert page["inferno_slo_attainment", "s1"] == 1.0
     assert ("inferno_slo_attainment", "s2") not in page
+
+
+def test_an_optimizer_shows_no_server_that_is_asked_about_to_compare_only() -> None:
+    """To learn how tokens weigh our policy asks about five servers that nobody has: they were shown
+    as servers that should have replicas.
+    """
+    views = {"s1": server_view("s1", load_source="router")}
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS))
+    with serving_app(app) as optimizer:
+        client = client_of("optimizer", optimizer)
+        policy = SloPolicy(optimize=RemoteOptimizer(service=client, seen=lambda: views))
+        state = policy.start()
+        for step in range(10):
+            seen = Snapshot(now_s=30.0 * step, servers=views, window_s=60.0)
+            _, state = policy.decide(seen, system(), state)
+        page = samples(optimizer.get("/metrics").text)
+        client.close()
+    assert {labels[-1] for name, *labels in page if name.endswith("question_age_seconds")} == {"s1"}
 
 
 @pytest.mark.parametrize("known", [True, False])
