@@ -74,7 +74,7 @@ def make_policy(policy: str | Policy, /, **options: Any) -> Policy:
     behind = options.get("policy")
     if isinstance(behind, str):
         options["policy"] = make_policy(behind)
-    elif name in POLICIES and behind is not None:
+    elif name in POLICIES and "policy" in options:
         _whole(behind, f"policy {name}: policy")
     try:
         made: object = make(**options)
@@ -84,6 +84,9 @@ def make_policy(policy: str | Policy, /, **options: Any) -> Policy:
     for option, value in options.items():
         if not _is_told(value) and isinstance(value, float):
             raise SpecError(f"policy {name}: {option}: expected a finite number, found {value}")
+        if name in POLICIES and isinstance(value, int | float) and abs(value) > LARGEST:
+            found = str(value)[:60]
+            raise SpecError(f"policy {name}: {option}: expected at most {LARGEST:g}, found {found}")
     return cast("Policy", made)
 
 
@@ -103,6 +106,7 @@ def _whole(made: object, whose: str) -> None:
 
 
 _NOTHING = object()
+LARGEST = 1e12  # of an option of ours: far above any time, rate or count, and arithmetic holds
 
 
 def _is_time(value: object) -> bool:

@@ -76,6 +76,22 @@ def test_the_policy_behind_an_hpa_is_an_option_like_others() -> None:
             make_policy("through_hpa", policy=wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "wrong", "line"),
+    [
+        ("slo", "drain_s", 10**400, r"expected at most 1e\+12, found 1000"),
+        ("hpa", "target", 1e308, r"expected at most 1e\+12, found 1e\+308"),
+        ("through_hpa", "policy", None, "expected a policy, found NoneType"),
+    ],
+)
+def test_an_option_that_no_decision_can_bear_is_refused(
+    name: str, option: str, wrong: object, line: str
+) -> None:
+    """Each cycle of the run ended in a traceback instead."""
+    with pytest.raises(SpecError, match=rf"policy {name}: {option}: {line}"):
+        make_policy(name, **{option: wrong})
+
+
 def test_a_policy_with_options_has_them() -> None:
     """The option must reach the policy it was given to."""
     assert make_policy("slo", headroom=0.25) != make_policy("slo")
