@@ -802,6 +802,10 @@ def test_a_summary_of_llmperf_is_an_operating_point(tmp_path: Path) -> None:
     assert (point.users, point.requests, rows.failed) == (5, 150, 2)
     assert (rows.ttft_s[0], rows.e2e_s[0]) == (0.58, 2.32)
     assert [one.percent for one in point.percentiles] == [50.0, 90.0, 99.0]
+    # Times of a load of such prompts were negative.
+    document["results_number_input_tokens_mean"] = 1e308
+    with pytest.raises(SpecError, match=r"tokens of a prompt: expected 0\.\.1000000000, found 1e"):
+        read_logs(write(tmp_path, "summary.json", document))
 
 
 def test_tokens_of_a_step_are_those_that_the_file_tells(tmp_path: Path) -> None:

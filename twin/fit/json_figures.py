@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from twin.fit.points import OperatingPoint
-from twin.fit.request_csv import RequestRows, check_figures, request_rows
+from twin.fit.request_csv import TOKENS_MAX, RequestRows, check_figures, request_rows
 from twin.spec import SpecError
 
 Figures = list[float]
@@ -81,6 +81,11 @@ def point_rows(
     source: str, point: OperatingPoint, *, ttft_s: float, e2e_s: float, failed: int
 ) -> RequestRows:
     """Return the log of one operating point, with its mean latencies."""
+    for what, tokens in (("prompt", point.input_tokens), ("answer", point.output_tokens)):
+        if not 0.0 <= tokens <= TOKENS_MAX:
+            raise SpecError(
+                f"{source}: mean tokens of a {what}: expected 0..{TOKENS_MAX}, found {tokens:g}"
+            )
     if not 0.0 < ttft_s <= e2e_s:
         raise SpecError(
             f"{source}: time to first token: expected above 0 and at most that of the answer "
