@@ -332,7 +332,13 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         print(__doc__)
         return 2
-    everything = read_stages(Path(arguments[0]))
+    path = Path(arguments[0])
+    if not path.is_file():
+        print(
+            f"{path}: expected a file of stages (vllm_stages_open.csv), found none", file=sys.stderr
+        )
+        return 2
+    everything = read_stages(path)
     stages = usable(everything)
     print(f"{len(stages)} of {len(everything)} stages are below saturation")
     everywhere = derive(stages)

@@ -17,6 +17,7 @@ from experiments.validation.datasheet_constants import (
     cross_validated,
     derive,
     loop_errors,
+    main,
     read_stages,
     usable,
 )
@@ -292,3 +293,11 @@ def test_an_unknown_accelerator_gets_the_names_that_are_known() -> None:
 def test_what_does_not_fit_has_no_cache() -> None:
     """70 billion parameters on one small GPU."""
     assert estimate(MODELS["llama-3.1-70b"], ACCELERATORS["L4"]).kv_tokens == 0
+
+
+def test_a_folder_in_the_place_of_the_stages_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`validate` beside it takes the folder, and here that was a traceback."""
+    assert main([str(tmp_path)]) == 2
+    assert "expected a file of stages" in capsys.readouterr().err
