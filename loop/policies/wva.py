@@ -7,9 +7,10 @@ its requests; here each server has its own, so that each is a model of one varia
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from loop.policies.replicas import (
     NO_PODS,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 GAUGES: tuple[Metric, Metric] = ("kv", "waiting")
 REPLICAS_FOR_LESS = 2  # with fewer that are not saturated none is taken away
+PEAK_S = 60.0  # the original asks Prometheus for max_over_time(...[1m]) of both gauges of each pod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +144,24 @@ def targets(
 # -- the policy
 
 
+class Sample(NamedTuple):
+    """What one scrape of a pod found; None is what the pod did not tell."""
+
+    at_s: float
+    kv_usage: float | None
+    queue: float | None
+
+
+Samples = Mapping[str, tuple[Sample, ...]]  # of the last minute, by pod
+State = Mapping[str, Samples]  # by server
+NOTHING: State = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WvaPolicy:
-    """Adds or removes one replica at a time, by what is spare of KV cache and queue."""
+    """Adds or removes one replica at a time, by what is spare of KV cache and queue at the peak of
+    the last minute.
+    """
 
     kv_cache_threshold: float = 0.80
     queue_length_threshold: float = 5.0
@@ -164,35 +181,33 @@ class WvaPolicy:
         ):
             check.number(name, getattr(self, name), low=0.0, above=True)
 
-    def start(self) -> dict[str, None]:
-        """Return no state: all that counts is in the snapshot."""
-        return {}
+    def start(self) -> State:
+        """Return the state of a controller that has seen no pod yet."""
+        return NOTHING
 
-    def decide(
-        self, snapshot: Snapshot, data: SystemData, state: dict[str, None]
-    ) -> tuple[Decision, dict[str, None]]:
+    def decide(self, snapshot: Snapshot, data: SystemData, state: State) -> tuple[Decision, State]:
         """Return what one interval makes of every server."""
-        decision, _ = decide_each(snapshot, data, state, self._rule)
-        return decision, state
+        return decide_each(snapshot, data, state, self._rule)
 
     def _rule(
         self,
         view: ServerView,
         bounds: ReplicaBounds,  # noqa: ARG002 the port
-        state: None,  # noqa: ARG002 the port
-        now_s: float,  # noqa: ARG002 the port
-    ) -> Answer[None]:
+        state: Samples | None,
+        now_s: float,
+    ) -> Answer[Samples]:
+        seen = _with_samples(state or {}, view.pods, now_s=now_s)
         if not sampled(view):
-            return Answer(choice=NOT_SAMPLED, state=None)
+            return Answer(choice=NOT_SAMPLED, state=seen)
         untold = not_told(view, "kv") or not_told(view, "waiting")
         ready = [pod for pod in view.pods if pod.phase == "ready"]
         if not ready and view.ready > 0:
-            return Answer(choice=untold or NO_PODS, state=None)
+            return Answer(choice=untold or NO_PODS, state=seen)
         telling = [pod for pod in ready if not untold or _tells(pod)]
         if untold and 2 * len(telling) <= len(ready):
             # A few that are saturated would ask for more for good where no new one tells.
-            return Answer(choice=untold, state=None)
-        replicas = [_replica(pod, name=view.name) for pod in telling]
+            return Answer(choice=untold, state=seen)
+        replicas = [_replica(view.name, seen.get(pod.name, ())) for pod in telling]
         thresholds = Thresholds(
             kv_cache=self.kv_cache_threshold,
             queue_length=self.queue_length_threshold,
@@ -212,15 +227,16 @@ class WvaPolicy:
             scale_down_safe=found.scale_down_safe and not untold,
         )
         text = (
-            f"{found.not_saturated} of {found.replicas} replicas are not saturated, with "
-            f"{found.spare_kv:.2f} of the KV cache and {found.spare_queue:.1f} requests spare"
+            f"{found.not_saturated} of {found.replicas} replicas are not saturated at the "
+            f"peak of the last minute, with {found.spare_kv:.2f} of the KV cache and "
+            f"{found.spare_queue:.1f} requests spare"
         )
         if variant.changes:
             text = f"{text}; replicas are on their way"
         if untold:
             text = f"{text}; {untold.text}"
         why = Why(kind="unchanged" if wanted[view.name] == view.wanted else "metric", text=text)
-        return Answer(choice=Choice(replicas=wanted[view.name], why=why), state=None)
+        return Answer(choice=Choice(replicas=wanted[view.name], why=why), state=seen)
 
 
 def _tells(pod: PodView) -> bool:
@@ -228,11 +244,29 @@ def _tells(pod: PodView) -> bool:
     return any(of_pod(pod, metric) is not None for metric in GAUGES)
 
 
-def _replica(pod: PodView, *, name: str) -> Replica:
-    """Return what *pod* tells. One that tells one gauge only is judged by that: engines may never
-    have the other.
+def _with_samples(before: Samples, pods: Sequence[PodView], *, now_s: float) -> Samples:
+    """Return the samples of the last minute of the *pods* that there are."""
+    found: dict[str, tuple[Sample, ...]] = {}
+    for pod in pods:
+        kept = tuple(one for one in before.get(pod.name, ()) if one.at_s > now_s - PEAK_S)
+        if pod.sample_age_s is not None:
+            at_s = now_s - pod.sample_age_s
+            kv_usage, queue = (of_pod(pod, metric) for metric in GAUGES)
+            if not kept or at_s > kept[-1].at_s:
+                kept = (*kept, Sample(at_s, kv_usage, queue))
+        if kept:
+            found[pod.name] = kept
+    return found
+
+
+def _replica(variant: str, samples: Sequence[Sample]) -> Replica:
+    """Return the peak of a pod's *samples*. Of one that was sampled, a gauge that it never tells is
+    0: engines may never have it, and it is judged by the other.
     """
-    kv_usage, queue = (of_pod(pod, metric) for metric in GAUGES)
-    if pod.sample_age_s is not None:
-        kv_usage, queue = kv_usage or 0.0, queue or 0.0
-    return Replica(variant=name, kv_usage=kv_usage, queue=queue)
+    if not samples:
+        return Replica(variant=variant, kv_usage=None, queue=None)
+    return Replica(
+        variant=variant,
+        kv_usage=max((one.kv_usage for one in samples if one.kv_usage is not None), default=0.0),
+        queue=max((one.queue for one in samples if one.queue is not None), default=0.0),
+    )

@@ -275,6 +275,19 @@ def test_wva_adds_one_at_a_time_and_none_while_one_starts() -> None:
     assert replicas_of(found) == [2, 2]
 
 
+def test_wva_goes_by_the_peak_of_the_last_minute() -> None:
+    """The original asks for max_over_time[1m]. By the latest gauges a replica was taken away as
+    soon as a queue was gone, and came back with the next.
+    """
+
+    def queue(now_s: float, _replicas: int) -> ServerView:
+        waits = 9 if now_s <= 15.0 else 0
+        pods = tuple(pod_view(name, waiting=waits, sample_age_s=1.0) for name in "abc")
+        return server_view(wanted=3, ready=3, load=BUSY, pods=pods)
+
+    assert replicas_of(played(make_policy("wva"), queue, until_s=75.0)) == [4, 4, 4, 4, 2]
+
+
 def test_dynamo_plans_for_the_expected_requests_and_steps_by_load() -> None:
     """Throughput decides every interval; load moves by one replica, and not while one starts."""
     planner = make_policy("dynamo", predictor="constant")
