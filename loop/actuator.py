@@ -317,17 +317,19 @@ def with_holds(decision: Decision, snapshot: Snapshot) -> Decision:
 
 def with_sleepers(decision: Decision, snapshot: Snapshot) -> Decision:
     """Return *decision* in which servers that are asleep are told as that, whatever the policy
-    calls them: no data are missing that could come.
+    calls them, or where it says nothing of them: no data are missing that could come.
     """
     asleep = snapshot.asleep
     if not asleep:  # nearly always, and it is asked for in each cycle
         return decision
     targets = dict(decision.targets)
     for name in asleep:
-        target, hold = targets.get(name), snapshot.servers[name].hold
-        if target is None or hold is not None or not target.held:
+        target, view = targets.get(name), snapshot.servers[name]
+        if view.hold is not None:
             continue
-        if target.why.kind == "held-unknown":
+        if target is None:
+            targets[name] = Target(server=name, pools=view.pools, why=ASLEEP, held=True)
+        elif target.held and target.why.kind == "held-unknown":
             targets[name] = replace(target, why=ASLEEP)
     return replace(decision, targets=targets)
 

@@ -18,6 +18,7 @@ from loop.actuator import (
     planned,
     shut_out,
     with_room_for_what_runs,
+    with_sleepers,
     with_upper_bounds,
     within_budget,
 )
@@ -70,6 +71,16 @@ def test_a_server_absent_from_the_decision_is_held() -> None:
     """
     views = (server_view("s1"), server_view("s2"))
     assert [change.server for change in changes(target("s1", replicas=4), views=views)] == ["s1"]
+
+
+def test_a_server_that_sleeps_is_told_as_that_where_the_policy_says_nothing_of_it() -> None:
+    """It was held as undecided, and alarmed for as long as it slept."""
+    seen = snapshot(server_view("s1"), server_view("s2", load=None, wanted=0, ready=0))
+    kinds = {
+        name: one.why.kind
+        for name, one in with_sleepers(Decision(targets={}), seen).targets.items()
+    }
+    assert kinds == {"s2": "asleep"}
 
 
 def test_a_target_of_a_server_that_was_not_seen_is_left_out() -> None:
