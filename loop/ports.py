@@ -137,7 +137,9 @@ class Policy(Protocol):
         ...
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: Any) -> tuple[Decision, Any]:
-        """Return the decision and the next state. Arithmetic only: no clock, no chance, no I/O."""
+        """Return the decision and the next state, and change neither later. Arithmetic only: no
+        clock, no chance, no I/O.
+        """
         ...
 
 

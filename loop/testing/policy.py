@@ -157,3 +157,15 @@ class PolicyContract:
         policy.decide(replace(seen(server_view(load=IDLE)), now_s=120.0), system(), state)
         again, _ = policy.decide(later, system(), state)
         assert once == again
+
+    def test_what_it_decided_stays_as_it_was(self, policy: Policy) -> None:
+        """A record is not written anew for a target that is the same object: what is changed in it
+        later is not told.
+        """
+        state, decisions, told = policy.start(), [], []
+        for number in range(1, 5):
+            sight = seen(*KINDS.values(), now_s=60.0 * number)
+            decision, state = policy.decide(sight, system(), state)
+            decisions.append(decision)
+            told.append(repr(decision))
+        assert list(map(repr, decisions)) == told
