@@ -134,25 +134,30 @@ def _against(
     own_usd, other_usd = float(own["cost_usd_per_h"]), float(other["cost_usd_per_h"])
     saved = 1.0 - own_usd / other_usd if other_usd > 0.0 else 0.0 if own_usd == 0.0 else -np.inf
     far = abs(points) + 100.0 * abs(saved)
-    if not judged_too:
-        cheaper = saved > SAME_COST
-        return far, f"{100 * saved:.0f} % cheaper than {name}" if cheaper else f"as dear as {name}"
+    if other_usd > 0.0:
+        dearer, at = f"{-100 * saved:.0f} % dearer", f"{-100 * saved:+.0f} % of cost"
+    else:
+        dearer = at = f"$ {own_usd - other_usd:.2f}/h more"
     same, as_dear = abs(points) <= 100.0 * SAME_ATTAINMENT, abs(saved) <= SAME_COST
+    if not judged_too:
+        if saved > SAME_COST:
+            return far, f"{100 * saved:.0f} % cheaper than {name}"
+        return far, f"as dear as {name}" if as_dear else f"{dearer} than {name}, with fewer misses"
     if saved > SAME_COST and points >= -100.0 * SAME_ATTAINMENT:
         level = "the same" if same else f"{points:.1f} points more"
         return far, f"{100 * saved:.0f} % cheaper than {name} at {level} attainment"
     if saved > SAME_COST:
         return far, f"{100 * saved:.0f} % cheaper than {name} for {-points:.1f} points less"
-    if as_dear:
-        return far, (
-            f"no worse than {name}"
-            if same
-            else f"{points:.1f} points more than {name} at the same cost"
-        )
-    # It costs more, and is the best all the same: what its points cost is for who pays to judge.
-    cost = f"{-100 * saved:+.0f} % of cost" if other_usd > 0.0 else f"$ {own_usd:.2f}/h more"
+    if as_dear and same:
+        return far, f"no worse than {name}"
+    at = "the same cost" if as_dear else at
+    if points < -100.0 * SAME_ATTAINMENT:
+        # Of loads of unequal size, or by requests that still wait: these count as misses, and the
+        # attainment is of those that ended.
+        return far, f"{-points:.1f} points less than {name} at {at}, and fewer misses in all"
+    # It may cost more and be the best all the same: what its points cost is for who pays to judge.
     more = f"{points:.1f} points more than" if points >= 0.05 else "the attainment of"
-    return far, f"{more} {name} at {cost}"
+    return far, f"{more} {name} at {at}"
 
 
 def _start_up(results: pd.DataFrame, best: str) -> str:

@@ -169,6 +169,19 @@ def test_the_advice_says_what_its_points_cost() -> None:
     )
 
 
+def test_the_advice_says_what_it_loses_where_fewer_misses_in_all_are_why_it_is_taken() -> None:
+    """It said "-5.0 points more", and "the attainment of hpa" of five points less."""
+    for usd, at in ((100.0, "the same cost"), (110.0, "+10 % of cost")):
+        waits = rows(slo=(0.9, usd), hpa=(0.95, 100.0)).assign(objective_usd_per_h=[1, 1, 2, 2])
+        assert advice(waits) == (
+            f"for this load take slo: 90.0 % at $ {usd:.2f}/h, 5.0 points less than hpa at {at}, "
+            "and fewer misses in all",
+        )
+    untold = rows(slo=(math.nan, 11.0), hpa=(math.nan, 10.0))
+    untold = untold.assign(objective_usd_per_h=[1, 1, 2, 2])
+    assert "10 % dearer than hpa, with fewer misses" in advice(untold)[0]
+
+
 def test_the_advice_says_from_whom_chance_alone_may_tell_it() -> None:
     """A researcher was told to take a policy whose difference was -94.9 to +81.1 points."""
     results = rows(slo=(0.99, 90.0), hpa=(0.98, 90.0), keda=(0.5, 95.0))
