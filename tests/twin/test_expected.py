@@ -5,6 +5,7 @@ bit.
 from __future__ import annotations
 
 from functools import partial
+from math import isnan
 from random import Random
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.twin.fuzz_worlds import played
 from tests.twin.odd_worlds import played_oddly
 from twin.engine.port import Engine
 from twin.engine.replica import Replica
-from twin.kernel import SCRAPE, at
+from twin.kernel import ARRIVAL, CONTROL, LOAD, SCRAPE, at
 from twin.request import Request, RequestBatch
 from twin.serving.cluster import Cluster
 from twin.serving.routers.least_outstanding import LeastOutstanding, Order
@@ -57,6 +58,54 @@ def test_what_is_told_right_after_a_scrape_is_not_in_its_sample() -> None:
     at(env, scraped_s, priority=SCRAPE, action=partial(cluster.expect, "s", batch))
     env.run(until=2.5 * scraped_s)
     assert [one.running for one in cluster.snapshot().servers["s"].gauges] == [0, 2]
+
+
+@pytest.mark.parametrize(("replicas", "router"), [(6, "round_robin"), (70, "least_outstanding")])
+def test_the_idlest_pod_goes_whoever_looked_when(replicas: int, router: str) -> None:
+    """Of pods that are as old as each other. Requests in flight were counted as of the last look,
+    and a router looks at few of many replicas.
+    """
+    expected = _taken_away(replicas, router)
+    assert len(set(expected)) > 1
+    assert _taken_away(replicas, router, expected=False) == expected
+    assert _taken_away(replicas, router, look=True) == expected
+
+
+def _taken_away(
+    replicas: int, router: str, *, expected: bool = True, look: bool = False
+) -> list[float]:
+    """Return when each pod was gone, -1 for those that stay, in three steps to a quarter of
+    *replicas*.
+    """
+    env, rng, count = simpy.Environment(), np.random.default_rng(1), 30 * replicas
+    server = Server(
+        name="s",
+        model="m",
+        router=router,
+        pool=Pool(accelerator="A", replicas=replicas, max_batch=8),
+    )
+    model = LatencyModel(alpha_ms=40.0, beta_ms=0.1, gamma_ms=0.001)
+    spec = spec_of(server, capacity={"A": replicas}, latency_model=model)
+    cluster = Cluster(env, spec, seed=np.random.SeedSequence(1))
+    batch = RequestBatch(
+        times_s=np.sort(rng.uniform(0.0, 60.0, count)),
+        prompt_tokens=rng.integers(1, 50, count),
+        output_tokens=rng.integers(1, 100, count),
+    )
+    if expected:
+        at(env, 0.0, priority=LOAD, action=partial(cluster.expect, "s", batch))
+    else:
+        for request in batch.requests("s"):
+            submit = partial(cluster.submit, request)
+            at(env, request.arrival_s, priority=ARRIVAL, action=submit)
+    for part, t_s in enumerate((13.3, 21.7, 41.1), start=1):
+        left = Pool(accelerator="A", replicas=replicas - part * replicas // 4, max_batch=8)
+        at(env, t_s, priority=CONTROL, action=partial(cluster.scale, "s", left))
+        if look:
+            at(env, t_s - 0.01, priority=CONTROL, action=cluster.advance)
+    env.run(until=45.0)
+    released_s: list[float] = cluster.pods.frame()["released_s"].tolist()
+    return [-1.0 if isnan(t_s) else t_s for t_s in released_s]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -184,8 +184,12 @@ class Deployment:
 
     def advance(self) -> None:
         """Bring every replica up to now, without what happens at this very instant."""
-        now_s = self._env.now
         self._arrive()
+        self._bring_up_to_now()
+
+    def _bring_up_to_now(self) -> None:
+        """Advance every replica: which pod is the idlest must not depend on who looked when."""
+        now_s = self._env.now
         for pod in self.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=False)
@@ -391,6 +395,7 @@ class Deployment:
         free = self._ledger.free(claim.type)
         if free > 0 and not self._ledger.is_next(claim):
             free = 0
+        self._bring_up_to_now()
         given_up = make_room(self.pods, self.desired, live=self._live, free=free)
         if given_up:
             # The GPUs that this server gives back are for its own new pod, not for who has waited
@@ -464,6 +469,8 @@ class Deployment:
         self.gateway.arrive(self._env.now, inclusive=inclusive)
 
     def _reconcile(self) -> None:
+        if len(self.pods) > self.desired.pool.replicas:  # else none is taken away
+            self._bring_up_to_now()
         step = plan(self.pods, self.desired, live=self._live)
         for _ in range(step.create):
             self._make_pod()
