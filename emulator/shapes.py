@@ -57,6 +57,13 @@ class Curve:
         area = sum(0.5 * (s.start + s.end) * (s.t1_s - s.t0_s) for s in self.segments(t0_s, t1_s))
         return area / (t1_s - t0_s)
 
+    def first_change_s(self) -> float | None:
+        """Return when it first leaves the value it begins with [s]; None: never."""
+        for (t_s, value), (_, later) in pairwise(self.knots):
+            if later != value:
+                return t_s
+        return None
+
     def segments(self, t0_s: float, t1_s: float) -> list[Segment]:
         """Cut [t0_s, t1_s) at the knots; the pieces follow each other without gaps."""
         if len(self.knots) == 1:

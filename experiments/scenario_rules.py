@@ -261,3 +261,18 @@ def trace_notes(scenario: Scenario) -> tuple[str, ...]:
     """Return what the traces of *scenario* say of themselves: a coarse clock, an unlikely rate."""
     traces = [rule.replay.trace for rule in scenario.load if rule.replay is not None]
     return tuple(dict.fromkeys(note for trace in traces for note in trace.notes))
+
+
+def unseen_changes(scenario: Scenario, *, end_s: float) -> tuple[str, ...]:
+    """Return a line if all that *scenario* changes of load and GPUs comes once a run has ended."""
+    times_s: list[float] = [rule.t_s for rule in (*scenario.capacity, *scenario.failures)]
+    for rule in scenario.load:
+        if rule.replay is not None or rule.rates is not None:
+            return ()
+        first_s = rule.curve.first_change_s()
+        times_s += [] if first_s is None else [first_s]
+    if not times_s or min(times_s) < end_s:
+        return ()
+    return (
+        f"{scenario.name}: it first changes at {min(times_s):g} s, and the run ends at {end_s:g} s",
+    )

@@ -15,7 +15,7 @@ from experiments.scenario import (
     read_scenario,
     server_loads,
 )
-from experiments.scenario_rules import trace_notes
+from experiments.scenario_rules import trace_notes, unseen_changes
 from experiments.world import build_cluster_spec
 from loop.policies import code_digest, make_policy
 from loop.ports import Policy
@@ -63,6 +63,8 @@ def read_sources(config: RunConfig) -> Sources:
     system = read_system(config.data, warn=notes.append)
     world, world_notes = build_cluster_spec(system, config.data, truth=config.truth)
     world = _sampled_for(policy, world)
+    assert config.hours is not None, "resolved"
+    unseen = unseen_changes(scenario, end_s=3600.0 * config.hours)
     loads = server_loads(
         scenario,
         servers=world.servers,
@@ -84,7 +86,7 @@ def read_sources(config: RunConfig) -> Sources:
             for server in world.servers
         ),
         warm_up_s=scenario.warm_up_s,
-        notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario)])),
+        notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario), *unseen])),
     )
 
 

@@ -21,6 +21,7 @@ from experiments.scenario import (
     read_scenario,
     server_loads,
 )
+from experiments.scenario_rules import unseen_changes
 from loop.types import Load
 from tests.parts import first
 from twin.spec import Server, SpecError
@@ -138,6 +139,24 @@ def test_a_shortage_takes_gpus_away_and_gives_them_back():
         {event.type: event.gpus for event in events if event.t_s == t_s} for t_s in (1200.0, 2400.0)
     ]
     assert gpus == [{"A100": 8, "H100": 4}, {"A100": 16, "H100": 9}]
+
+
+@pytest.mark.parametrize(
+    ("name", "first_s"),
+    [("step", 1200), ("ramp", 600), ("failure", 1200), ("shortage", 600), ("burst", 300)],
+)
+def test_a_run_that_ends_before_its_scenario_begins_says_so(name: str, first_s: int):
+    """Six minutes of step are steady, and were shown as a step without a word."""
+    scenario = read_scenario(name)
+    (told,) = unseen_changes(scenario, end_s=float(first_s))
+    assert told == f"{name}: it first changes at {first_s} s, and the run ends at {first_s} s"
+    assert not unseen_changes(scenario, end_s=first_s + 1.0)
+
+
+@pytest.mark.parametrize("name", ["steady", "disturbed", "day", "code-trace", "chat-trace"])
+def test_of_what_moves_at_once_or_never_nothing_is_said(name: str):
+    """A line that is always there is not read."""
+    assert not unseen_changes(read_scenario(name), end_s=60.0)
 
 
 def test_a_name_is_looked_up_before_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
