@@ -33,7 +33,7 @@ from loop.optimizer.model.compiled import is_kept
 from loop.optimizer.model.within import compiled_estimate
 from loop.spec import SloTarget
 from loop.types import CycleRecord
-from twin.engine.compiled.cache import installed
+from twin.engine.compiled.cache import broken, installed
 from twin.engine.compiled.machine_code import ENGINE, has_code
 from twin.garbage import rarely_collected
 from twin.kernel import LOAD, at
@@ -358,9 +358,14 @@ LONG_REQUESTS = 1_000_000
 
 def _not_fast(sources: Sources, cluster: Cluster) -> Iterator[str]:
     """Yield a note for each reason for which servers of a run that insists on the compiled engine
-    were served by the plain one.
+    were served by the plain one, or a note if a long run would have been by a Numba that can be
+    loaded.
     """
-    if sources.config.engine != "fast":
+    engine = sources.config.engine
+    long = engine == "auto" and _expected_requests(sources) >= COMPILED_PAYS
+    if long and installed() and not has_code(ENGINE) and broken():
+        yield f"engine: served by the plain one: Numba cannot be loaded: {broken()}"
+    if engine != "fast":
         return
     plain = cluster.served_plain
     for because in sorted(set(plain.values())):
@@ -370,7 +375,7 @@ def _not_fast(sources: Sources, cluster: Cluster) -> Iterator[str]:
 
 def chosen_fast(sources: Sources) -> bool:
     """Tell whether the compiled engine is to serve the run. Raise SpecError if it was asked for and
-    is not installed.
+    cannot.
     """
     engine = sources.config.engine
     if engine == "plain":
@@ -381,19 +386,24 @@ def chosen_fast(sources: Sources) -> bool:
                 "engine: fast needs the extra of that name: pip install 'inferno-twin[fast]'"
             )
         return False
-    if engine == "fast":
+    if engine == "auto" and _expected_requests(sources) < LOADED_PAYS:
+        return False
+    if has_code(ENGINE):
         return True
-    requests = _expected_requests(sources)
-    return requests >= (
-        LOADED_PAYS if requests < COMPILED_PAYS and has_code(ENGINE) else COMPILED_PAYS
-    )
+    if engine == "fast" and broken():
+        raise SpecError(f"engine: fast needs Numba, which cannot be loaded: {broken()}")
+    return engine == "fast" or _compiling_pays(sources)
 
 
 def _estimate_pays(sources: Sources) -> bool:
     """Tell whether a run by the compiled engine is to size by the compiled estimate."""
-    if sources.config.engine == "fast" or is_kept():
-        return True
-    return _expected_requests(sources) >= COMPILED_PAYS
+    return is_kept() or _compiling_pays(sources)
+
+
+def _compiling_pays(sources: Sources) -> bool:
+    """Tell whether the run is to wait for a compilation."""
+    asked = sources.config.engine == "fast" or _expected_requests(sources) >= COMPILED_PAYS
+    return asked and not broken()
 
 
 def _expected_requests(sources: Sources) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from experiments import RunConfig, run
 from experiments.config import SAMPLE_DATA
 from experiments.run import chosen_fast
 from experiments.sources import read_sources
-from twin.engine.compiled.cache import installed
+from twin.engine.compiled.cache import broken, installed
 from twin.spec import SpecError
 
 SMALL = RunConfig(
@@ -35,6 +36,28 @@ def test_the_engine_that_is_asked_for_is_taken_or_missed() -> None:
             chosen_fast(fast)
     with pytest.raises(SpecError, match="engine: expected one of auto, plain, fast"):
         replace(SMALL, engine="quick")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_compiler_that_cannot_be_loaded_is_told_or_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Numba that does not go with the installed NumPy ended runs with a traceback."""
+    pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    package = tmp_path / "numba"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('needs NumPy 2.2\\nor less')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    broken.cache_clear()
+    try:
+        assert not chosen_fast(read_sources(replace(SMALL, hours=1000.0)))
+        with pytest.raises(SpecError, match=r"cannot be loaded: ImportError: needs NumPy 2\.2 or"):
+            chosen_fast(read_sources(replace(SMALL, engine="fast")))
+    finally:
+        broken.cache_clear()
 
 
 @pytest.mark.slow

@@ -62,6 +62,32 @@ def test_code_is_kept_and_made_anew_where_it_is_damaged(
     assert [each.name for each in path.parent.glob("product*.code*")] == [path.name]
 
 
+def test_code_is_kept_elsewhere_where_its_directory_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process compiled it anew, for half a minute."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/dev/null")
+    make = machine_code.__wrapped__
+    assert called(make("product", lambda: product)) == (7, 7.0)
+    assert has_code("product")
+    assert [each.suffix for each in tmp_path.rglob("product-*")] == [".code"]
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
+    assert not has_code("product")
+    assert called(make("product", lambda: product)) == (7, 7.0)
+
+
+def test_code_of_another_processor_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that several kinds of machines share: a short run must not wait for a compilation."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    make = machine_code.__wrapped__
+    make("product", lambda: product)
+    (path,) = tmp_path.rglob("product-*.code")
+    path.rename(path.with_name("product-0123456789abcdef.code"))
+    assert not has_code("product")
+
+
 def test_a_later_process_loads_no_compiler() -> None:
     """That takes a second, more than many a run."""
     for _ in range(2):  # the first one compiles if nobody did

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache, lru_cache
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,21 +35,31 @@ def installed() -> bool:
     return find_spec("numba") is not None
 
 
-def cache_directory(sources: Sequence[Path] = SOURCES) -> Path:
-    """Return the directory of the code that *sources*, this Python and this Numba make.
-
-    It is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache; one that cannot be written below
-    is passed over for the directory of temporary files.
+@cache
+def broken() -> str:
+    """Return in a line why the compiler that is installed cannot be loaded, nothing if it can:
+    loading it takes a second.
     """
-    own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    base = Path(own) if own else Path.home() / ".cache"
-    directory = base / "inferno-twin" / _key(tuple(sources))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        directory = Path(gettempdir()) / f"inferno-twin-{os.getuid()}" / directory.name
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory
+        import_module("numba")
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return ""
+
+
+def cache_directories(sources: Sequence[Path] = SOURCES) -> Iterator[Path]:
+    """Yield the directories of the code that *sources*, this Python and this Numba make; code is
+    looked for in all of them, and kept in the first that can be written. They may not be there.
+
+    The first is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache, the second below the
+    directory of temporary files.
+    """
+    key = _key(tuple(sources))
+    own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):  # a user without a home, as in a container
+        yield (Path(own) if own else Path.home() / ".cache") / "inferno-twin" / key
+    with suppress(FileNotFoundError):  # no directory for such files
+        yield Path(gettempdir()) / f"inferno-twin-{os.getuid()}" / key
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from twin.engine.compiled.cache import SOURCES, cache_directory
+from twin.engine.compiled.cache import SOURCES, cache_directories
 
 Addresses = Any
 """Of arrays of whole numbers or of floats: a ctypes array of pointers."""
@@ -50,21 +50,22 @@ def machine_code(
     """Return what *entry* returns as compiled code: that which an earlier process made of *sources*
     on such a processor, or it is compiled now and kept as *name*.
     """
-    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
-
-    processor = " ".join(_processor())
-    key = hashlib.sha256(f"{llvm.get_process_triple()} {processor}".encode()).hexdigest()[:16]
-    path = cache_directory(sources) / f"{name}-{key}{_SUFFIX}"
-    found = _kept(path)
+    found = _kept(name, sources)
     if found is None:
         found = _made(entry())
-        _keep(path, *found)
+        _keep(name, sources, *found)
     return _TYPE(_mapped(*found))
 
 
 def has_code(name: str, *, sources: tuple[Path, ...] = SOURCES) -> bool:
-    """Tell whether an earlier process kept *name*, made of *sources*."""
-    return any(cache_directory(sources).glob(f"{name}-*{_SUFFIX}"))
+    """Tell whether an earlier process kept *name*, made of *sources* on such a processor."""
+    # Mostly there is none, and nobody need ask LLVM for the processor.
+    if not any(any(each.glob(f"{name}-*{_SUFFIX}")) for each in cache_directories(sources)):
+        return False
+    try:
+        return _kept(name, sources) is not None
+    except (ImportError, OSError):  # LLVM cannot be loaded
+        return False
 
 
 def _made(entry: Callable[..., int]) -> tuple[str, bytes]:
@@ -98,28 +99,49 @@ def _check_symbols(module: Any) -> None:
         raise RuntimeError(f"the code of this Numba needs {', '.join(missing)}")
 
 
-def _kept(path: Path) -> tuple[str, bytes] | None:
-    """Return symbol and code out of *path*, None if it is missing or not as it was written: what is
-    damaged would take the process with it.
+def _kept(name: str, sources: tuple[Path, ...]) -> tuple[str, bytes] | None:
+    """Return symbol and code that are kept as *name*, None if there is none, or none that is as it
+    was written: what is damaged would take the process with it.
     """
+    file = _file_name(name)
+    found = (_read(directory / file) for directory in cache_directories(sources))
+    return next(filter(None, found), None)
+
+
+def _read(path: Path) -> tuple[str, bytes] | None:
     try:
-        # Nobody else is to have code run here: the directory may be one of temporary files.
-        if path.stat().st_uid not in (0, os.getuid()):
-            return None
-        symbol, digest, code = path.read_bytes().split(b"\n", 2)
+        with path.open("rb") as file:
+            # Nobody else is to have code run here: the directory may be one of temporary files.
+            if os.fstat(file.fileno()).st_uid not in (0, os.getuid()):
+                return None
+            symbol, digest, code = file.read().split(b"\n", 2)
     except (OSError, ValueError):
         return None
     return (symbol.decode(), code) if digest == _digest(symbol, code) else None
 
 
-def _keep(path: Path, symbol: str, code: bytes) -> None:
-    name = symbol.encode()
-    # Whole or not at all, whoever does the same at this moment.
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    # This process has it anyway, where the directory is not to be written.
-    with suppress(OSError):
-        part.write_bytes(b"\n".join((name, _digest(name, code), code)))
-        part.replace(path)
+def _keep(name: str, sources: tuple[Path, ...], symbol: str, code: bytes) -> None:
+    """Keep them in the first directory that can be written. If there is none this process has them
+    anyway.
+    """
+    file, first = _file_name(name), symbol.encode()
+    for directory in cache_directories(sources):
+        # Whole or not at all, whoever does the same at this moment.
+        part = directory / f"{file}.{os.getpid()}"
+        with suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(b"\n".join((first, _digest(first, code), code)))
+            part.replace(directory / file)
+            return
+
+
+@cache
+def _file_name(name: str) -> str:
+    """Return what a file with the code of *name* for this processor is called."""
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+
+    processor = f"{llvm.get_process_triple()} {' '.join(_processor())}"
+    return f"{name}-{hashlib.sha256(processor.encode()).hexdigest()[:16]}{_SUFFIX}"
 
 
 def _digest(symbol: bytes, code: bytes) -> bytes:
