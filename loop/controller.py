@@ -345,6 +345,8 @@ class Controller:
             decision = replicas_only(decision, snapshot)
         budget = self._settings.budget_usd_per_h
         if budget is not None:
+            # What runs in replicas that a policy gives up is paid for before anybody grows.
+            decision = with_room_for_what_runs(decision, snapshot, self._system)
             decision = within_budget(
                 decision, snapshot, self._system, budget_cents_per_h=100.0 * budget
             )

@@ -213,6 +213,25 @@ def test_what_a_policy_notes_is_a_warning_of_the_record() -> None:
     assert "decide" in record.warning_kinds
 
 
+def test_what_runs_is_paid_for_before_another_server_grows() -> None:
+    """The money of replicas that were given up and stayed was spent twice: $ 4/h above the budget
+    for as long as their requests ran.
+    """
+
+    class Shifting(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
+            targets = {"s1": target("s1", replicas=1), "s2": target("s2", replicas=3)}
+            return Decision(targets=targets), state
+
+    for running, wanted in ((128, [2, 2]), (1, [1, 3])):
+        busy = server_view("s1", running=running)
+        backend = FakeBackend([busy, server_view("s2", service_class="Free")])
+        settings = ControllerSettings(budget_usd_per_h=16.0)
+        record = controller(backend, policy=Shifting(), settings=settings).cycle(60.0)
+        assert [backend.views[name].wanted for name in ("s1", "s2")] == wanted
+        assert record.total_cost_cents_per_h == 1600.0
+
+
 def test_bad_data_in_a_running_loop_are_recorded_and_the_last_good_ones_stand_in() -> None:
     """A typing error in a file that is re-read must not stop the control of a cluster."""
     readings = [
