@@ -36,7 +36,7 @@ def _run(options: Namespace) -> int:
     from twin.garbage import rarely_collected
 
     # What is imported and drawn is a twentieth slower else.
-    with rarely_collected():
+    with rarely_collected(last=True):
         return _run_once(options)
 
 
