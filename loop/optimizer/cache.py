@@ -119,13 +119,13 @@ class SizingCache:
         self, catalog: Catalog, settings: object, servers: Sequence[ServerData], classes: Classes
     ) -> tuple[CandidateTable, list[int]] | None:
         """Return a table of which no more than half of *servers* differ, and which those are."""
-        found = [
-            (one.table, one.changed(servers))
-            for one in self._tables
-            if one.is_by(catalog, settings, classes) and len(one.servers) == len(servers)
-        ]
-        table, changed = min(found, key=lambda one: len(one[1]), default=(None, []))
-        return None if table is None or 2 * len(changed) > len(servers) else (table, changed)
+        found, most = None, len(servers) // 2
+        for one in self._tables:
+            if one.is_by(catalog, settings, classes) and len(one.servers) == len(servers):
+                places = one.changed(servers, most=most)
+                if places is not None:
+                    found, most = (one.table, places), len(places) - 1
+        return found
 
     def assigned(self, data: SystemData, settings: object, *, figures: bool) -> Assigned:
         """Return what servers of *data* were assigned last, with their *figures* or without."""
@@ -258,10 +258,17 @@ class _Sized:
         """Tell whether it was sized by these."""
         return self.catalog is catalog and self.settings == settings and self.classes == classes
 
-    def changed(self, servers: Sequence[ServerData]) -> list[int]:
-        """Return the places at which *servers*, as many, are others."""
-        pairs = enumerate(zip(servers, self.servers, strict=True))
-        return [place for place, (one, other) in pairs if one is not other and one != other]
+    def changed(self, servers: Sequence[ServerData], *, most: int) -> list[int] | None:
+        """Return the places at which *servers*, as many, are others; None if more than *most* are:
+        of a table of another cycle nearly all are.
+        """
+        places: list[int] = []
+        for place, (one, other) in enumerate(zip(servers, self.servers, strict=True)):
+            if one is not other and one != other:
+                places.append(place)
+                if len(places) > most:
+                    return None
+        return places
 
     def staying(self, servers: Sequence[ServerData]) -> CandidateTable | None:
         """Return the table of *servers* if they are the same, but that some are to stay on the

@@ -89,9 +89,9 @@ class Series:
             return Series(self.start_s, (*self.values[:-1], value))
         if missing > SAMPLES_MAX:
             return Series(now_s, (value,))
-        values = (*self.values, *(value for _ in range(missing)))
-        dropped = max(0, len(values) - SAMPLES_MAX)
-        return Series(self.start_s + STEP_S * dropped, values[dropped:])
+        dropped = max(0, len(self.values) + missing - SAMPLES_MAX)
+        values = self.values[dropped:] + (value,) * missing
+        return Series(self.start_s + STEP_S * dropped, values)
 
     def scaled(self, times: float) -> Series:
         """Return the series of so many *times* the load."""
