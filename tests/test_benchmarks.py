@@ -93,7 +93,7 @@ def test_a_part_of_the_benchmarks_renews_its_part_of_the_baseline(tmp_path: Path
 
 def test_times_are_compared_in_yardsticks_and_ratios_as_they_are() -> None:
     """Another machine is not a change of the code."""
-    assert relative(3.0, "s", 0.5) == relative(3000.0, "ms", 0.5) == 6.0
+    assert relative(3.0, "s", 0.5) == relative(3e3, "ms", 0.5) == relative(3e6, "us", 0.5) == 6.0
     assert relative(100.0, "requests/s", 0.5) == 50.0
     assert relative(1.25, "ratio", 0.5) == 1.25
 

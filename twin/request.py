@@ -218,7 +218,7 @@ _SPOOLED_BYTES = 4 << 20
 
 
 class RequestLog:
-    """Every ended request in 46 packed bytes; shared by all replicas of a cluster. With a *spool*
+    """Every ended request in 48 packed bytes; shared by all replicas of a cluster. With a *spool*
     (of ROW), rows are handed on to it as time passes (`settle`).
     """
 
