@@ -16,13 +16,14 @@ import numpy as np
 from benchmarks.systems import synthetic_system
 from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
 from loop.optimizer.rules.ours import OURS
+from loop.optimizer.solvers.deadline import TimeLimit
 from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
 
 LARGE = Path(__file__).resolve().parent / "data" / "large"
 GREEDY = OptimizerSettings(rules=OURS, solver="greedy")
 EXACT = OptimizerSettings(rules=OURS)
-PROVEN = OptimizerSettings(rules=OURS, time_limit_s=60.0)
+PROVEN = OptimizerSettings(rules=OURS, time_limit=TimeLimit(60.0, time.process_time))
 SHARES = (0.5, 0.8, 1.0, 1.2)  # capacity as a share of what is needed, from scarce to enough
 
 

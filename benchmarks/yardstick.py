@@ -24,7 +24,9 @@ def relative(value: float, unit: str, one_s: float) -> float:
     """Return *value* in multiples of a yardstick of *one_s* if it is a time or a speed; else as it
     is.
     """
-    scale = {"s": 1.0 / one_s, "ms": 1e-3 / one_s, "us": 1e-6 / one_s, "requests/s": one_s}.get(unit, 1.0)
+    scale = {"s": 1.0 / one_s, "ms": 1e-3 / one_s, "us": 1e-6 / one_s, "requests/s": one_s}.get(
+        unit, 1.0
+    )
     return float(f"{value * scale:.4g}")
 
 

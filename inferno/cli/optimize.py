@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.solver_options import add_solver_options, rules_of
+from inferno.cli.solver_options import add_solver_options, rules_of, time_limit_of
 
 TEXT = """\
 Read {"system": {...}} (the message of POST /optimizeOne) and print the
@@ -38,7 +38,7 @@ def _run(options: Namespace) -> int:
         solver=options.solver,
         rules=rules_of(options),
         objective=options.objective,
-        time_limit_s=options.time_limit,
+        time_limit=time_limit_of(options),
         warn=notes.append,
     )
     print_notes(notes, quiet=options.quiet)

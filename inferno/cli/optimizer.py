@@ -13,7 +13,7 @@ from inferno.cli.service import (
     service_arguments,
     start_logs,
 )
-from inferno.cli.solver_options import add_solver_options, rules_of
+from inferno.cli.solver_options import add_solver_options, rules_of, time_limit_of
 
 TEXT = """\
 Serve POST /optimizeOne, and with --stateful every verb of the existing
@@ -55,15 +55,13 @@ def _run(options: Namespace) -> int:
             "--stateful: expected without --compat-early, whose service has /optimizeOne only, "
             "found both"
         )
-    if options.time_limit is not None and not options.time_limit > 0:
-        raise SpecError(f"time-limit: expected a number of seconds > 0, found {options.time_limit}")
     rules = rules_of(options)
     app = make_optimizer_app(
         settings=OptimizerSettings(
             solver=options.solver or ("exact" if rules is OURS else "greedy"),
             rules=rules,
             objective=options.objective,
-            time_limit_s=options.time_limit,
+            time_limit=time_limit_of(options),
         ),
         stateful=options.stateful,
         token=token_source(settings),

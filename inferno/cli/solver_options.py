@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from twin.spec import SpecError
+
 if TYPE_CHECKING:
     from loop.optimizer.rules import Rules
+    from loop.optimizer.solvers.deadline import TimeLimit
 
 
 def add_solver_options(parser: ArgumentParser) -> None:
@@ -32,8 +36,20 @@ def add_solver_options(parser: ArgumentParser) -> None:
         "--time-limit",
         type=float,
         metavar="S",
-        help="give the best answer found after so many seconds",
+        help="give the best answer found after so many CPU seconds of choosing",
     )
+
+
+def time_limit_of(options: Namespace) -> TimeLimit | None:
+    """Return the limit that --time-limit sets. Raise SpecError if it is none."""
+    if options.time_limit is None:
+        return None
+    if not options.time_limit > 0:
+        raise SpecError(f"time-limit: expected a number of seconds > 0, found {options.time_limit}")
+    from loop.optimizer.solvers.deadline import TimeLimit
+
+    # Of this thread: a service answers several questions at once.
+    return TimeLimit(options.time_limit, time.thread_time)
 
 
 def rules_of(options: Namespace) -> Rules:

@@ -74,7 +74,7 @@ def _solve(
         several = solve_several(
             _several(table, problem),
             by_cost=settings.objective == "cost",
-            time_limit_s=settings.time_limit_s,
+            time_limit_s=None if settings.time_limit is None else settings.time_limit.limit_s,
         )
         return Chosen(table, problem, several)
     answer = _answer(problem, flags, settings, whole=whole, shortages=cache.shortages)
@@ -131,19 +131,20 @@ def _answer(
             delayed_best_effort=flags.delayed_best_effort,
             pick_part=pick_part,
         )
+    deadline = None if settings.time_limit is None else settings.time_limit.begin()
     if flags.saturation_policy != "None" and not flags.delayed_best_effort:
         return solve_grouped(
             problem,
             saturation_policy=flags.saturation_policy,
             pick_part=pick_part,
-            time_limit_s=settings.time_limit_s,
+            deadline=deadline,
             gap=settings.gap,
             whole=whole,
             shortages=shortages,
         )
     answer = solve_exact(
         problem,
-        time_limit_s=settings.time_limit_s,
+        deadline=deadline,
         gap=settings.gap,
         whole=whole,
         shortages=shortages,

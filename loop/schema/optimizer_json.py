@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from loop.optimizer.rules import Objective, Rules, SolverName
     from loop.optimizer.solution import Assignment, Solution
+    from loop.optimizer.solvers.deadline import TimeLimit
     from loop.schema.parsing import Warn
     from loop.spec import Perf, ServerData, SystemData
     from loop.types import Load
@@ -80,7 +81,7 @@ def optimize_json(
     solver: SolverName | None = None,
     rules: Rules = OURS,
     objective: Objective = "value",
-    time_limit_s: float | None = None,
+    time_limit: TimeLimit | None = None,
     source: str = "system",
     warn: Warn | None = None,
     look: Look | None = None,
@@ -105,7 +106,7 @@ def optimize_json(
         solver=solver or ("greedy" if rules is GO_2025 else "exact"),
         rules=rules,
         objective=objective,
-        time_limit_s=time_limit_s,
+        time_limit=time_limit,
     )
     loads = _early_loads(obj, source=source) if rules is GO_2025 else None
     solution = optimize(data, settings)

@@ -140,7 +140,7 @@ def _early_optimization(settings: OptimizerSettings, metrics: OptimizerMetrics) 
             solver=settings.solver,
             rules=settings.rules,
             objective=settings.objective,
-            time_limit_s=settings.time_limit_s,
+            time_limit=settings.time_limit,
             source="body",
             look=metrics.answered,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from loop.optimizer.model import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.model.rates import Limits, Targets
+    from loop.optimizer.solvers.deadline import TimeLimit
     from loop.optimizer.table import CandidateTable, PickPart, Problem, TieBreak, Tuned
     from loop.spec import OptimizerData, ServerData, SystemData
     from loop.types import Load, Why
@@ -145,7 +146,7 @@ class OptimizerSettings:
     smallest whose highest rate is this share of the best (0: keep the largest). hysteresis: a move
     must save this share of the cost, and a replica is given back when the load with this share more
     would not need it. objective: value (cost with the transition penalty) or cost alone. gap:
-    relative distance from the least total that is good enough for the exact solver; time_limit_s:
+    relative distance from the least total that is good enough for the exact solver; time_limit:
     when it gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
     latencies to expect and the words are asked for; who weighs one solution against another needs
     none. whole: what is found is not asked for unless every server that can be served is; if some
@@ -162,7 +163,7 @@ class OptimizerSettings:
     near_peak: float = 1.0
     hysteresis: float = 0.035
     objective: Objective = "value"
-    time_limit_s: float | None = None
+    time_limit: TimeLimit | None = None
     gap: float = 0.0
     figures: bool = True
     whole: bool = False

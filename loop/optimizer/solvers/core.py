@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loop.optimizer.solvers import Bools, Floats, Ints
+from loop.optimizer.solvers.deadline import Deadline
 from loop.optimizer.solvers.prices import best_prices
 
 CORE_EXTRA = 150  # options in the first core besides one per server
@@ -57,7 +58,7 @@ class Program:
 
 
 class OutOfTimeError(Exception):
-    """The time limit was reached before anything was found."""
+    """The time was over before anything was found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How hard to look: gap, the relative distance from the bound that is good enough; seconds;
-    nodes of one tree.
+    """How hard to look: gap, the relative distance from the bound that is good enough; seconds and
+    nodes of one tree; until when.
 
     thorough: look among all options before saying that there is no solution, else among the likely
     ones only.
@@ -85,6 +86,14 @@ class Effort:
     time_limit_s: float
     nodes: int | None = None
     thorough: bool = True
+    deadline: Deadline | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Return how long one tree may take."""
+        if self.deadline is None:
+            return self.time_limit_s
+        return min(self.time_limit_s, self.deadline.left_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,9 @@ def minimise(
     is not lost. Raise OutOfTimeError if a thorough search ended without either; one that is not
     thorough then returns None.
     """
+    if effort.left_s <= 0.0:
+        _give_up(effort)
+        return None
     columns = Columns.of(program, cost)
     found = _relax(columns)
     if found is None:
@@ -148,11 +160,13 @@ def minimise(
         kept = np.flatnonzero((regret <= reach) | always)
         everything = len(kept) == len(regret)
         part = _solve(columns, kept, effort, bound=bound)
+        timed_out = part.timed_out or effort.left_s <= 0.0
         if part.taken is None:
             if everything and not part.timed_out:
                 return None
-            if effort.thorough and part.timed_out:
-                raise OutOfTimeError
+            if timed_out and (effort.thorough or effort.left_s <= 0.0):
+                _give_up(effort)
+                return None
             if everything or (extra > CORE_EXTRA and not effort.thorough):
                 return None
             extra *= WIDER
@@ -163,11 +177,17 @@ def minimise(
         lower = min(total, max(bound, min(part.bound, bound + reach)))
         near = max(abs(total), 1e-9)
         proven = total - lower <= EPSILON * near
-        if proven or everything or part.timed_out or total - lower <= effort.gap * near:
+        if proven or everything or timed_out or total - lower <= effort.gap * near:
             return Found(
                 taken=part.taken, cost=total, bound=total if proven else lower, proven=proven
             )
         reach = total - bound
+
+
+def _give_up(effort: Effort) -> None:
+    """Raise OutOfTimeError if *effort* is thorough: nothing found must not be taken for a proof."""
+    if effort.thorough:
+        raise OutOfTimeError
 
 
 def relaxed(program: Program, cost: Floats) -> float:
@@ -303,7 +323,7 @@ def _solve_free(
     # HiGHS has absolute tolerances; with the largest cost at 1 they mean the same in any currency.
     scale = float(np.abs(cost).max(initial=0.0)) or 1.0
     options: Any = {
-        "time_limit": effort.time_limit_s,
+        "time_limit": effort.left_s,
         "mip_rel_gap": min(effort.gap / 2.0 * share, 1.0e9),
     }
     if effort.nodes is not None:

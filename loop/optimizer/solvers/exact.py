@@ -24,6 +24,7 @@ from loop.optimizer.solvers.core import (
     minimise,
     relaxed,
 )
+from loop.optimizer.solvers.deadline import Deadline
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
 from loop.optimizer.solvers.nearby import all_but_one, only_best
 from loop.optimizer.solvers.shortages import Needs, Shortages
@@ -44,17 +45,18 @@ NOBODY = Answer(choices={})
 def solve_exact(
     problem: Problem,
     *,
-    time_limit_s: float | None = None,
+    deadline: Deadline | None = None,
     gap: float = 0.0,
     whole: bool = False,
     shortages: Shortages | None = None,
 ) -> Answer:
     """Return what each server gets. Servers that get nothing are absent.
 
-    gap: relative distance of the score from the least that is good enough. time_limit_s: when it is
+    gap: relative distance of the score from the least that is good enough. deadline: when it is
     reached the best found stands, with its gap; None: no limit worth naming, but a large system is
     solved to LARGE_GAP and by so many nodes only, so that the answer is quick and does not depend
-    on the speed of the machine. whole: if it is shown that not all can be served, NOBODY.
+    on the speed of the machine. With a deadline that is done first, and the time that is left is
+    for better answers. whole: if it is shown that not all can be served, NOBODY.
     *shortages* remember what was shown, to be filled.
     """
     best = {
@@ -68,11 +70,11 @@ def solve_exact(
     names = problem.names
     order = sorted(range(len(names)), key=names.__getitem__)
     if order == list(range(len(names))):
-        return _solved(problem, known, time_limit_s=time_limit_s, gap=gap, whole=whole)
+        return _solved(problem, known, deadline=deadline, gap=gap, whole=whole)
     # Servers in the order of their names: what is as good must not depend on that in which they
     # were given.
     turned = _turned(problem, order)
-    found = _solved(turned, known, time_limit_s=time_limit_s, gap=gap, whole=whole)
+    found = _solved(turned, known, deadline=deadline, gap=gap, whole=whole)
     if found is NOBODY:
         return found
     return replace(found, choices={order[i]: choice for i, choice in found.choices.items()})
@@ -93,7 +95,7 @@ def _solved(
     problem: Problem,
     shortages: Shortages,
     *,
-    time_limit_s: float | None,
+    deadline: Deadline | None,
     gap: float,
     whole: bool,
 ) -> Answer:
@@ -104,22 +106,36 @@ def _solved(
     options = _options(problem)
     if not len(options.row):
         return Answer(choices={}, gap=0.0, optimal=True)
-    quick = time_limit_s is None and len(options.row) > LARGE
+    large = len(options.row) > LARGE
     effort = Effort(
-        gap=max(gap, LARGE_GAP) if quick else gap,
-        time_limit_s=NO_LIMIT_S if time_limit_s is None else time_limit_s,
-        nodes=LARGE_NODES if quick else None,
-        thorough=not quick,
+        gap=max(gap, LARGE_GAP) if large else gap,
+        time_limit_s=NO_LIMIT_S if deadline is None or large else deadline.limit_s,
+        nodes=LARGE_NODES if large else None,
+        thorough=not large,
+        deadline=deadline,
     )
     near = None if effort.gap > 0.0 else _nearby(problem, options)
     if near is not None:
         return near
     search = _Search(problem, options, effort)
+    answer = _found(search, shortages, needs, whole=whole)
+    if deadline is None or not large or answer is NOBODY or answer.optimal:
+        return answer
+    search.effort = replace(
+        effort, gap=gap, time_limit_s=deadline.limit_s, nodes=None, thorough=True
+    )
+    again = _found(search, shortages, needs, whole=whole)
+    return again if again is NOBODY else min(answer, again, key=search.rank)
+
+
+def _found(search: _Search, shortages: Shortages, needs: Needs, *, whole: bool) -> Answer:
+    """Return what *search* finds: everybody served, or else as many as can be."""
+    short = shortages.shown(needs)
     try:
         served = None if short else search.all_served()
     except OutOfTimeError:
         return search.by_priority()
-    if served is None and not short and effort.thorough:
+    if served is None and not short and search.effort.thorough:
         shortages.add(needs)
         short = True
     return served or (NOBODY if whole and short else search.by_priority())
@@ -130,7 +146,7 @@ def solve_grouped(
     *,
     saturation_policy: str,
     pick_part: PickPart = largest_share,
-    time_limit_s: float | None = None,
+    deadline: Deadline | None = None,
     gap: float = 0.0,
     whole: bool = False,
     shortages: Shortages | None = None,
@@ -139,15 +155,13 @@ def solve_grouped(
     after each.
 
     If all servers can be served this is solve_exact, and one solution of it; else one more for
-    each class that is short, with time_limit_s each. gap and optimal are those of the last of them.
+    each class that is short. gap and optimal are those of the last of them.
     whole and *shortages* as of solve_exact.
     """
     fixed: dict[int, Choice] = {}
     rest = problem
     while True:
-        answer = solve_exact(
-            rest, time_limit_s=time_limit_s, gap=gap, whole=whole, shortages=shortages
-        )
+        answer = solve_exact(rest, deadline=deadline, gap=gap, whole=whole, shortages=shortages)
         short = [i for i, rows in enumerate(rest.options) if rows and i not in answer.choices]
         if not short:
             return replace(answer, choices={**fixed, **answer.choices})
@@ -268,13 +282,25 @@ class _Search:
         # one to begin with.
         self.known = _known(problem, options)
 
+    def rank(self, answer: Answer) -> tuple[list[int], float, float, bool]:
+        """Return what is less of the better answer: servers that go without, by priority, then the
+        score, then what is not known.
+        """
+        served = [self.problem.priority[i] for i in answer.choices]
+        score = sum(self.problem.score[choice.row] for choice in answer.choices.values())
+        gap = math.inf if answer.gap is None else answer.gap
+        return [-served.count(level) for level in self.levels], score, gap, bool(answer.note)
+
     def all_served(self) -> Answer | None:
         """Return the best answer that serves every server that has an option, or None if there
         is none. Raise OutOfTimeError if that is not known.
         """
         everyone = _program(self.problem, self.options, must=self.able)
         found = minimise(everyone, self.options.score, self._final())
-        return None if found is None else _answer(self.problem, self.options, found)
+        if found is None:
+            return None
+        self.known = found.taken
+        return _answer(self.problem, self.options, found)
 
     def by_priority(self) -> Answer:
         """Return the answer if not all can be served: as many as possible, priority by
@@ -297,6 +323,7 @@ class _Search:
                 bound=relaxed(program, self.options.score),
                 proven=False,
             )
+        self.known = best.taken
         answer = _answer(self.problem, self.options, best)
         return answer if certain else replace(answer, optimal=False, note=MORE)
 
@@ -311,8 +338,11 @@ class _Search:
         """
         able = int(here.sum())
         served = here[self.options.owner].astype(np.float64)
-        if int(served[self.known].sum()) == able:
+        known = int(served[self.known].sum())
+        if known == able:
             return _serving(program, here, able), True
+        if self.effort.left_s <= 0.0:
+            return _serving(program, here, known), False
         most = min(int(-relaxed(program, -served) + 1e-6), able)
         count = self._likely(program, here, most)
         while count < most and self.effort.thorough:
@@ -358,7 +388,7 @@ class _Search:
         share = (0.35 if thorough else 0.05) * self.effort.time_limit_s / len(self.levels)
         nodes = self.effort.nodes if thorough else LIKELY_NODES
         gap = ROUGH_GAP if thorough else ANY_GAP
-        return Effort(gap=gap, time_limit_s=share, nodes=nodes, thorough=thorough)
+        return replace(self.effort, gap=gap, time_limit_s=share, nodes=nodes, thorough=thorough)
 
 
 def _serving(program: Program, here: Bools, count: int) -> Program:
