@@ -64,9 +64,13 @@ def advice(results: pd.DataFrame) -> tuple[str, ...]:
             )
     if len(scenarios) > 1 and len(real_policies(results)):
         lines.append(_line(results, what="for all these loads"))
-    if not lines and (results["error"] == "").any():
-        return ("only bounds were compared, which nobody can run: name a policy beside them",)
-    return tuple(lines) or ("no run finished: there is nothing to advise",)
+    if lines:
+        return tuple(lines)
+    if (results["error"] == "").any():
+        if results["policy"].isin(BOUNDS).all():
+            return ("only bounds were compared, which nobody can run: name a policy beside them",)
+        return ("only bounds finished, which nobody can run: there is nothing to advise",)
+    return ("no run finished: there is nothing to advise",)
 
 
 def _line(results: pd.DataFrame, *, what: str) -> str:

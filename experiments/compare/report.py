@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from experiments.compare import settings_of
 from experiments.compare.advice import advice
 from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
 from experiments.confidence import estimate_score, estimate_share, paired_along
@@ -185,25 +186,23 @@ def summary(done: pd.DataFrame) -> pd.DataFrame:
 
 def differences_table(done: pd.DataFrame) -> pd.DataFrame:
     """Return, along every axis that has several values, the differences to its first value in pairs
-    of equal seeds, scenarios and values of the other axes.
+    of equal seeds, scenarios and values of the other axes; an option of a policy is an axis, too.
     """
     rows = []
     axes = swept(done)
     for axis in axes:
-        values = list(dict.fromkeys(done[axis]))
+        pairs = _pairs(list(dict.fromkeys(done[axis])))
         others = ["scenario", *(name for name in axes if name != axis)]
         for key, runs in done.groupby(others, sort=False):
-            for value in values[1:]:
+            for first, second in pairs:
                 row: dict[str, Any] = {
                     "axis": axis,
-                    "from": values[0],
-                    "to": value,
+                    "from": first,
+                    "to": second,
                     **dict(zip(others, key, strict=True)),
                 }
                 for column in DIFFERENCES:
-                    found = paired_along(
-                        runs, column.name, axis=axis, first=values[0], second=value
-                    )
+                    found = paired_along(runs, column.name, axis=axis, first=first, second=second)
                     if column.share:
                         found = found.within(-1.0, 1.0)
                     row[column.name] = found.mean * column.scale
@@ -211,6 +210,27 @@ def differences_table(done: pd.DataFrame) -> pd.DataFrame:
                     row[f"{column.name}_high"] = found.high * column.scale
                 rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["axis", "from", "to"])
+
+
+def _pairs(values: Sequence[object]) -> list[tuple[object, object]]:
+    """Return the first of *values* with each other one, and with each setting of a policy those
+    that differ from it by one option, of which it has the first value.
+    """
+    pairs = [(values[0], value) for value in values[1:]]
+    settings = [(value, *settings_of(str(value))) for value in values]
+    firsts: dict[tuple[str, str], str] = {}
+    for _, policy, options in settings:
+        for name, told in options.items():
+            firsts.setdefault((policy, name), told)
+    for one, policy, options in settings:
+        for another, its_policy, its_options in settings:
+            if its_policy != policy or options.keys() != its_options.keys():
+                continue
+            other = [name for name in options if options[name] != its_options[name]]
+            along = len(other) == 1 and options[other[0]] == firsts[policy, other[0]]
+            if along and (one, another) not in pairs:
+                pairs.append((one, another))
+    return pairs
 
 
 def swept(done: pd.DataFrame) -> list[str]:

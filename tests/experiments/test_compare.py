@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.shapes import burst, constant, steps
-from experiments.compare import CompareConfig, CompareResult, compare, contenders
+from experiments.compare import (
+    CompareConfig,
+    CompareResult,
+    compare,
+    contenders,
+    settings_of,
+)
 from experiments.compare.advice import advice, best_policy
 from experiments.compare.report import (
     COLUMNS,
@@ -213,6 +219,11 @@ def test_without_a_policy_that_finished_the_advice_says_why() -> None:
     assert advice(rows(slo=(1.0, 9.0)).assign(error="broke")) == (
         "no run finished: there is nothing to advise",
     )
+    both = rows(slo=(1.0, 9.0), clairvoyant=(1.0, 8.0))
+    both.loc[both["policy"] == "slo", "error"] = "broke"
+    assert advice(both) == (
+        "only bounds finished, which nobody can run: there is nothing to advise",
+    )
 
 
 def test_a_policy_is_not_compared_with_what_tuning_left_as_it_was() -> None:
@@ -301,6 +312,32 @@ def test_differences_are_taken_along_every_axis_that_is_swept() -> None:
     by_period = table[table["axis"] == "period_s"]
     assert list(by_period["to"]) == [30.0, 30.0]
     assert by_period["attainment"].tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_an_option_of_a_policy_is_an_axis_too() -> None:
+    """What a target is worth was told against another policy only, with the chance of both."""
+    settings = {"target=0.5": 0.97, "target=0.6": 0.95, "target=0.75": 0.9}
+    both = rows(slo=(0.99, 90.0), **{f"hpa({told})": (one, 99.0) for told, one in settings.items()})
+    found = differences_table(both)[["from", "to", "attainment"]].to_numpy().tolist()
+    assert [row[:2] for row in found[3:]] == [
+        ["hpa(target=0.5)", "hpa(target=0.6)"],
+        ["hpa(target=0.5)", "hpa(target=0.75)"],
+    ]
+    assert [row[2] for row in found] == pytest.approx([-2.0, -4.0, -9.0, -2.0, -7.0])
+    names = [one.name for one in contenders(("a.py",), (("x", (1, 2)), ("y", (3, 4))))]
+    assert [settings_of(name) for name in names] == [
+        ("a.py", {"x": x, "y": y}) for x in "12" for y in "34"
+    ]
+    grid = rows(**dict.fromkeys(names, (0.9, 1.0)))
+    pairs = differences_table(grid)[["from", "to"]].to_numpy().tolist()
+    # One option at a time; the first three are against the first setting of all.
+    assert [[names.index(name) for name in pair] for pair in pairs] == [
+        [0, 1],
+        [0, 2],
+        [0, 3],
+        [1, 3],
+        [2, 3],
+    ]
 
 
 def test_intervals_stay_where_the_figures_can_be() -> None:
