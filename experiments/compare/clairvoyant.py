@@ -230,7 +230,12 @@ def polished(
     tick_s = common_tick_s(best.tick_s, slot_s)
     end_s = sources.config.duration_s
     paths, owed = dict(best.plan), dict(best.bills)
-    turns = {name: neighbours(path, slot_s=slot_s, end_s=end_s) for name, path in paths.items()}
+
+    def looks(name: str) -> Iterator[Steps]:
+        least = sources.system.servers[name].min_replicas
+        return neighbours(paths[name], slot_s=slot_s, end_s=end_s, least=least)
+
+    turns = {name: looks(name) for name in paths}
     found = best
     for _ in range(rounds):
         changed = {name: path for name in paths if (path := next(turns[name], None)) is not None}
@@ -241,7 +246,7 @@ def polished(
             (cost, missed), (cost_before, missed_before) = found.bills[name], owed[name]
             if cost + price_cents * missed < cost_before + price_cents * missed_before:
                 paths[name], owed[name] = path, found.bills[name]
-                turns[name] = neighbours(path, slot_s=slot_s, end_s=end_s)
+                turns[name] = looks(name)
     if paths == best.plan:
         return best
     if found.plan != paths:
@@ -250,14 +255,14 @@ def polished(
     return min((found, best), key=lambda candidate: candidate.objective_cents(price_cents))
 
 
-def neighbours(path: Steps, *, slot_s: float, end_s: float) -> Iterator[Steps]:
-    """Return the paths near *path*: fewer replicas for a while, changes sooner or later, then more
-    replicas for a while.
+def neighbours(path: Steps, *, slot_s: float, end_s: float, least: int = 0) -> Iterator[Steps]:
+    """Return the paths near *path*: fewer replicas for a while, but not fewer than *least*, changes
+    sooner or later, then more replicas for a while.
     """
     ends_s = [*(step.t_s for step in path[1:]), end_s]
     for more in (-1, 1):
         for place, (step, until_s) in enumerate(zip(path, ends_s, strict=True)):
-            if step.replicas + more < 0:
+            if step.replicas + more < least:
                 continue
             middle_s = step.t_s + slot_s * ((until_s - step.t_s) // (2 * slot_s))
             other, before, after = (

@@ -97,6 +97,14 @@ def test_the_neighbours_of_a_path_are_paths() -> None:
         times = [step.t_s for step in other]
         assert times == sorted(set(times))
         assert all(step.replicas >= 0 and 0.0 <= step.t_s < 600.0 for step in other)
+    # With a minimum of one the bound ended the last replica of a quiet server; nobody else may.
+    kept = (Step(0.0, "L40S", 1, 8), Step(300.0, "L40S", 2, 8))
+    counts = {
+        step.replicas
+        for other in neighbours(kept, slot_s=30.0, end_s=600.0, least=1)
+        for step in other
+    }
+    assert counts == {1, 2, 3}
 
 
 @pytest.mark.costly
