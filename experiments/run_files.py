@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.arrow_table import arrow_table
 from experiments.columns import Column, Columns, rows_of
 from experiments.config import RunConfig
 from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
@@ -35,6 +35,10 @@ from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import read_json, unreadable
 from twin.request import REASONS, ROW, Outcome
 from twin.spec import SpecError
+
+# What is read needs pandas; to write a run, none is imported.
+if TYPE_CHECKING:
+    import pandas as pd
 
 REQUESTS, PODS = "requests.parquet", "pods.parquet"
 SUMMARY, RUN, TIMELINE = "summary.json", "run.json", "timeline"
@@ -98,7 +102,7 @@ def _write_files(result: RunResult, directory: Path) -> list[str]:
         with (directory / CYCLES).open("w", encoding="utf-8") as file:
             file.writelines(f"{text}\n" for text in result.cycles.texts())
     _write_requests(result, directory / REQUESTS)
-    pods_frame(result).to_parquet(directory / PODS, index=False)
+    pq.write_table(_table(result, result.pods), directory / PODS)
     write_json(directory / SUMMARY, result.summary)
     write_json(directory / RUN, _run_json(result))
     save_figure(_draw(_records(result)), directory / TIMELINE)
@@ -129,7 +133,7 @@ def _write_requests(result: RunResult, path: Path) -> None:
         for part in block.parts():
             for begin in range(0, max(len(part["id"]), 1), PART_ROWS):
                 rows = rows_of(part, begin, begin + PART_ROWS)
-                table = pa.Table.from_pandas(_frame(result, rows), preserve_index=False)
+                table = _table(result, rows)
                 writer = writer or pq.ParquetWriter(path, table.schema)
                 writer.write_table(table)
     assert writer is not None, "a run has a server"
@@ -139,28 +143,20 @@ def _write_requests(result: RunResult, path: Path) -> None:
 
 def requests_frame(result: RunResult) -> pd.DataFrame:
     """Return every request of *result*, a row each, with words in place of numbers."""
-    return _frame(result, result.requests)
-
-
-def _frame(result: RunResult, requests: Columns) -> pd.DataFrame:
-    words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
-    return pd.DataFrame(
-        {
-            name: _words(column, words[name]) if name in words else column
-            for name, column in requests.items()
-        }
-    )
+    frame: pd.DataFrame = _table(result, result.requests).to_pandas()
+    return frame
 
 
 def pods_frame(result: RunResult) -> pd.DataFrame:
     """Return every pod of *result*, a row each."""
-    return pd.DataFrame(
-        {**result.pods, "server": _words(result.pods["server"], list(result.names))}
-    )
+    frame: pd.DataFrame = _table(result, result.pods).to_pandas()
+    return frame
 
 
-def _words(codes: Column, words: list[str]) -> Any:
-    return pd.Categorical.from_codes(codes, categories=pd.Index(words))
+def _table(result: RunResult, columns: Columns) -> pa.Table:
+    """Return *columns* as the files have them: words in place of numbers."""
+    words = {"server": result.names, "outcome": _OUTCOMES, "reason": REASONS}
+    return arrow_table(columns, words)
 
 
 def _run_json(result: RunResult) -> dict[str, Any]:
@@ -254,6 +250,8 @@ def _read_requests(path: Path, *, names: tuple[str, ...]) -> dict[str, Column]:
 
 
 def _read_columns(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     with _of_parquet(path):
         return pd.read_parquet(path)
 
@@ -287,6 +285,8 @@ def _codes(column: pd.Series[Any], names: list[str] | tuple[str, ...]) -> Column
     """Return the index in *names* of each entry: the order of categories is not kept by every
     version of a file.
     """
+    import pandas as pd
+
     return np.asarray(pd.Categorical(column, categories=list(names)).codes, dtype=np.int64)
 
 

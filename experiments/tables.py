@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -17,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.confidence import Estimate, Interval, estimate_score, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 

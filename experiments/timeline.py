@@ -1,5 +1,5 @@
-"""The data behind the replica timelines: counts of pods over time, and the minutes of each server.
-Pure; no drawing.
+"""The data behind the replica timelines, as columns: counts of pods over time, and the minutes of
+each server. Pure; no drawing.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from experiments.columns import Columns, Floats, Window, select
+from experiments.columns import Column, Columns, Floats, Window, select
 from experiments.requests import Requests
 from experiments.scores.changes import Desired
 from experiments.scores.costs import PRICE
@@ -21,7 +20,7 @@ from loop.spec import SloTarget
 
 def replica_timeline(
     pods: Columns, desired: Mapping[str, Sequence[Desired]], *, names: Sequence[str], end_s: float
-) -> pd.DataFrame:
+) -> dict[str, Column]:
     """Return wanted, ready, starting, pending and draining replicas of each server from each
     instant t_s on.
 
@@ -29,16 +28,16 @@ def replica_timeline(
     at which a count moves, with rows at 0 and *end_s*, so a step plot (`where="post"`) of it is
     exact.
     """
-    frames = [
-        _server_timeline(
-            select(pods, pods["server"] == index), desired.get(name, ()), end_s=end_s
-        ).assign(server=name)
+    columns = ("t_s", "wanted", "ready", "starting", "pending", "draining")
+    parts = [
+        _server_timeline(select(pods, pods["server"] == index), desired.get(name, ()), end_s=end_s)
         for index, name in enumerate(names)
     ]
-    columns = ["server", "t_s", "wanted", "ready", "starting", "pending", "draining"]
-    return (
-        pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-    )
+    counts = [part["t_s"].size for part in parts]
+    return {
+        "server": np.repeat(np.array(names, dtype=object), counts),
+        **{name: np.concatenate([part[name] for part in parts]) for name in columns},
+    }
 
 
 def minute_timeline(
@@ -47,7 +46,7 @@ def minute_timeline(
     *,
     names: Sequence[str],
     end_s: float,
-) -> pd.DataFrame:
+) -> dict[str, Column]:
     """Return arrival rate, mean latencies and whether the targets were violated, by server and
     minute of the run.
 
@@ -56,21 +55,19 @@ def minute_timeline(
     """
     table = minute_table(requests, targets, Window(start_s=0.0, end_s=end_s))
     minutes = table.start_s.size
-    return pd.DataFrame(
-        {
-            "server": np.repeat(np.array(names, dtype=object), minutes),
-            "start_s": np.tile(table.start_s, len(names)),
-            "length_s": np.tile(table.length_s, len(names)),
-            "rate_rpm": table.rate_rpm.ravel(),
-            "ttft_ms": table.ttft_ms.ravel(),
-            "itl_ms": table.itl_ms.ravel(),
-            "output_tps": table.output_tps.ravel(),
-            "violated": (table.counted & ~table.met).ravel(),
-        }
-    )
+    return {
+        "server": np.repeat(np.array(names, dtype=object), minutes),
+        "start_s": np.tile(table.start_s, len(names)),
+        "length_s": np.tile(table.length_s, len(names)),
+        "rate_rpm": table.rate_rpm.ravel(),
+        "ttft_ms": table.ttft_ms.ravel(),
+        "itl_ms": table.itl_ms.ravel(),
+        "output_tps": table.output_tps.ravel(),
+        "violated": (table.counted & ~table.met).ravel(),
+    }
 
 
-def fleet_timeline(pods: Columns, *, end_s: float) -> pd.DataFrame:
+def fleet_timeline(pods: Columns, *, end_s: float) -> dict[str, Column]:
     """Return the GPUs that pods hold by type, and what they cost [$/h], from each instant on.
 
     Columns: t_s, one a type in the order of their names, and PRICE (NaN if the pods have none);
@@ -89,12 +86,12 @@ def fleet_timeline(pods: Columns, *, end_s: float) -> pd.DataFrame:
         found: Floats = begun - _running_sum(released_s, weights, t_s)
         return found
 
-    columns: dict[str, Floats] = {"t_s": t_s}
+    columns: dict[str, Column] = {"t_s": t_s}
     for kind in sorted(set(pods["type"].tolist())):
         columns[kind] = held(pods["gpus"] * (pods["type"] == kind))
     # Sums of prices of pods that came and went: what is left of them is a rounding error.
     columns[PRICE] = np.round(held(pods[PRICE]), 6) if PRICE in pods else np.full(t_s.size, np.nan)
-    return pd.DataFrame(columns)
+    return columns
 
 
 def accelerator_spells(
@@ -115,7 +112,9 @@ def _running_sum(at_s: Floats, weights: Floats, t_s: Floats) -> Floats:
     return found
 
 
-def _server_timeline(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> pd.DataFrame:
+def _server_timeline(
+    pods: Columns, desired: Sequence[Desired], *, end_s: float
+) -> dict[str, Column]:
     never = np.full(pods["asked_s"].shape, np.inf)
     asked_s, granted_s, ready_s, draining_s, released_s = (
         np.where(np.isnan(pods[name]), never, pods[name])
@@ -136,7 +135,7 @@ def _server_timeline(pods: Columns, desired: Sequence[Desired], *, end_s: float)
     )
     t_s = np.unique(instants[(instants >= 0.0) & (instants <= end_s)])
     counts = {name: _count_open(t_s, begin, end) for name, (begin, end) in spans.items()}
-    return pd.DataFrame({"t_s": t_s, "wanted": _step_values(t_s, asked_s, desired), **counts})
+    return {"t_s": t_s, "wanted": _step_values(t_s, asked_s, desired), **counts}
 
 
 def _count_open(t_s: Floats, begin_s: Floats, end_s: Floats) -> npt.NDArray[np.int64]:

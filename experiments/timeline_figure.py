@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from experiments.columns import Floats
+from experiments.columns import Columns, Floats, rows_of, select
 from experiments.figures import (
     BLACK,
     BLUE,
@@ -55,9 +55,9 @@ Spells = Sequence[tuple[float, float, str]]
 
 
 def draw_timelines(
-    counts: pd.DataFrame,
-    minutes: pd.DataFrame,
-    fleet: pd.DataFrame,
+    counts: Columns,
+    minutes: Columns,
+    fleet: Columns,
     *,
     titles: Mapping[str, str],
     heading: str,
@@ -65,16 +65,16 @@ def draw_timelines(
     form: Form = SCREEN,
 ) -> Figure:
     """Draw the fleet over all columns, then one panel per server of *titles* (by name, in order)
-    from the frames and the accelerator_spells (by server) of `experiments.timeline`; of more than
+    from the columns and the accelerator_spells (by server) of `experiments.timeline`; of more than
     PANELS_MAX those that missed most minutes.
 
     All panels are marks on one page, and what looks alike is one mark: axes of its own for each
     would take several times as long as all that they show.
     """
+    counts_of, minutes_of = _by_name(counts), _by_name(minutes)
     if len(titles) > PANELS_MAX:
         heading += f" ({PANELS_MAX} of {len(titles)} servers, those that missed most minutes)"
-        missed = minutes.groupby("server")["violated"].sum()
-        most = sorted(titles, key=lambda name: -missed[name])[:PANELS_MAX]
+        most = sorted(titles, key=lambda name: -minutes_of[name]["violated"].sum())[:PANELS_MAX]
         titles = {name: title for name, title in titles.items() if name in most}
     sheet = _sheet(titles, fleet, heading=heading, width_in=form.width_in)
     columns, height_in = sheet.columns, sheet.height_in
@@ -85,8 +85,6 @@ def draw_timelines(
         )
         page.set_axis_off()
         marks = _Marks(page)
-        by_name = (dict(iter(frame.groupby("server", sort=False))) for frame in (counts, minutes))
-        counts_of, minutes_of = by_name
         whole = _Panel(
             left_in=_LEFT_IN,
             bottom_in=height_in - sheet.head_in - _PANEL_IN[1] + _GAP_IN,
@@ -119,6 +117,13 @@ def draw_timelines(
             handles=_timeline_legend(), loc="lower center", ncols=sheet.keys, frameon=False
         )
     return figure
+
+
+def _by_name(columns: Columns) -> dict[str, Columns]:
+    """Return the rows of each server; they stand together."""
+    server = columns["server"]
+    begins = [0, *(np.flatnonzero(server[1:] != server[:-1]) + 1).tolist(), server.size]
+    return {server[begin]: rows_of(columns, begin, end) for begin, end in pairwise(begins)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +160,7 @@ class _Sheet:
 
 
 def _sheet(
-    titles: Mapping[str, str], fleet: pd.DataFrame, *, heading: str, width_in: float | None
+    titles: Mapping[str, str], fleet: Columns, *, heading: str, width_in: float | None
 ) -> _Sheet:
     columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
     panel_in, wide_in = _PANEL_IN[0], _WIDE_IN
@@ -189,9 +194,9 @@ def _wrapped(text: str, width_in: float) -> str:
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ") or text
 
 
-def _types(fleet: pd.DataFrame) -> list[str]:
+def _types(fleet: Columns) -> list[str]:
     """Return the types of GPUs that were held."""
-    return [name for name in fleet.columns if name not in ("t_s", PRICE) and fleet[name].any()]
+    return [name for name in fleet if name not in ("t_s", PRICE) and fleet[name].any()]
 
 
 def _key_places(types: Sequence[str], width_in: float) -> list[tuple[float, int]]:
@@ -269,19 +274,19 @@ class _Marks:
 
 
 def _draw_server(
-    marks: _Marks, panel: _Panel, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str
+    marks: _Marks, panel: _Panel, counts: Columns, minutes: Columns, *, title: str
 ) -> None:
     """Draw wanted, ready and starting replicas (left), the arrival rate (right), and spans over
     violated minutes.
     """
     end_s = float(counts["t_s"].max())
-    violated = minutes[minutes["violated"]]
+    violated = select(minutes, minutes["violated"])
     bottom_in, top_in = panel.bottom_in, panel.bottom_in + _HIGH_IN
     for begin_s, length_s in zip(violated["start_s"], violated["length_s"], strict=True):
         span_in = panel.x_in([begin_s, begin_s + length_s], end_s)
         marks.area(span_in, [bottom_in] * 2, [top_in] * 2, color=PURPLE, alpha=0.4)
-    ready, wanted = counts["ready"].to_numpy(), counts["wanted"].to_numpy()
-    present = ready + counts["starting"].to_numpy()
+    ready, wanted = counts["ready"], counts["wanted"]
+    present = ready + counts["starting"]
     top = 1.15 * max(1.0, float(wanted.max()), float(present.max()))
     x_in = _steps(panel.x_in(counts["t_s"], end_s), shift=1)
     ready_in, present_in, wanted_in = (
@@ -303,23 +308,22 @@ def _draw_server(
     _draw_frame(marks, panel, *axes, end_s=end_s, title=title)
 
 
-def rate_points(minutes: pd.DataFrame) -> tuple[Floats, Floats]:
+def rate_points(minutes: Columns) -> tuple[Floats, Floats]:
     """Return the middles [s] of the *minutes* and their rates [requests/min]; of many, those of as
     many stretches as are drawn.
     """
-    start_s, length_s, rate_rpm = (
-        minutes[name].to_numpy(dtype=float) for name in ("start_s", "length_s", "rate_rpm")
-    )
+    start_s, length_s, rate_rpm = (minutes[name] for name in ("start_s", "length_s", "rate_rpm"))
     first = np.arange(0, start_s.size, max(math.ceil(start_s.size / _POINTS_MAX), 1))
     long_s = np.add.reduceat(length_s, first)
     return start_s[first] + long_s / 2, np.add.reduceat(rate_rpm * length_s, first) / long_s
 
 
-def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
+def _draw_fleet(marks: _Marks, panel: _Panel, fleet: Columns) -> None:
     """Draw the GPUs that are held, by type (left), and what they cost (right)."""
     end_s = float(fleet["t_s"].max())
     types = _types(fleet)
-    held = np.cumsum([np.zeros(len(fleet)), *(fleet[kind].to_numpy() for kind in types)], axis=0)
+    nothing = np.zeros(fleet["t_s"].size)
+    held = np.cumsum([nothing, *(fleet[kind] for kind in types)], axis=0)
     top = 1.15 * max(1.0, float(held[-1].max()))
     x_in = _steps(panel.x_in(fleet["t_s"], end_s), shift=1)
     edges_in = [_steps(panel.y_in(values, top), shift=0) for values in held]
@@ -335,7 +339,7 @@ def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
         marks.area(box_in, low_in, low_in + 0.1, color=color, alpha=alpha)
         marks.word(key_in + 0.2, high_in + 0.07, kind, ha="left", va="bottom", fontsize=8)
     axes = [_Axis(top=top, label="GPUs held", whole=True)]
-    if not fleet[PRICE].isna().any():
+    if not np.isnan(fleet[PRICE]).any():
         cost_top = 1.15 * max(1e-9, float(fleet[PRICE].max()))
         cost_in = _steps(panel.y_in(fleet[PRICE], cost_top), shift=0)
         marks.line(x_in, cost_in, color=VERMILLION, width=1.2)

@@ -71,7 +71,7 @@ def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: s
                     records.desired.get(name, []),
                     end_s=records.end_s,
                 ),
-                missed=_missed(minutes[minutes["server"] == name]),
+                missed=_missed(select(minutes, minutes["server"] == name)),
             )
         )
     return replace(
@@ -147,7 +147,7 @@ def _replicas(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> Rep
         frames[name] = replica_timeline(alone, {"": asked}, names=[""], end_s=end_s)
     if not frames:
         return Replicas()
-    t_s = np.unique(np.concatenate([frame["t_s"].to_numpy() for frame in frames.values()]))
+    t_s = np.unique(np.concatenate([frame["t_s"] for frame in frames.values()]))
     return Replicas(
         t_s=t_s.tolist(),
         by_accelerator=[
@@ -162,13 +162,13 @@ def _replicas(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> Rep
     )
 
 
-def _held(frame: pd.DataFrame, column: str, t_s: Floats) -> list[float]:
-    place = np.searchsorted(frame["t_s"].to_numpy(), t_s, side="right") - 1
-    found: list[float] = frame[column].to_numpy()[np.maximum(place, 0)].tolist()
+def _held(frame: Columns, column: str, t_s: Floats) -> list[float]:
+    place = np.searchsorted(frame["t_s"], t_s, side="right") - 1
+    found: list[float] = frame[column][np.maximum(place, 0)].tolist()
     return found
 
 
-def _missed(minutes: pd.DataFrame) -> list[Span]:
+def _missed(minutes: Columns) -> list[Span]:
     """Return the minutes that missed a target, adjoining ones as one span."""
     starts = minutes["start_s"][minutes["violated"]].tolist()
     ends = (minutes["start_s"] + minutes["length_s"])[minutes["violated"]].tolist()
@@ -186,9 +186,9 @@ def _fleet(records: RunRecords, seen: Fleet, *, width_s: float) -> Fleet:
     cycles have *seen*, and the share of requests within target.
     """
     held = fleet_timeline(records.pods, end_s=records.end_s)
-    t_s = np.unique(np.concatenate([held["t_s"].to_numpy(), np.asarray(seen.t_s, dtype=float)]))
+    t_s = np.unique(np.concatenate([held["t_s"], np.asarray(seen.t_s, dtype=float)]))
     available = {one.type: one.available for one in seen.gpus}
-    priced = not held[PRICE].isna().any()
+    priced = not np.isnan(held[PRICE]).any()
     share = _attainment(records, width_s=width_s)
     return Fleet(
         t_s=t_s.tolist(),
@@ -198,8 +198,8 @@ def _fleet(records: RunRecords, seen: Fleet, *, width_s: float) -> Fleet:
                 used=_held(held, kind, t_s),
                 available=_last_seen(seen.t_s, available.get(kind, ()), t_s),
             )
-            for kind in dict.fromkeys([*available, *held.columns])
-            if kind in held.columns and kind not in ("t_s", PRICE)
+            for kind in dict.fromkeys([*available, *held])
+            if kind in held and kind not in ("t_s", PRICE)
         ],
         # Runs of older versions have no prices beside their pods: then what was wanted is shown.
         cost_usd_per_h=_held(held, PRICE, t_s)

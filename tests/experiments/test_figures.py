@@ -93,7 +93,7 @@ def test_the_timeline_counts_pods_by_phase_at_every_instant() -> None:
             Desired(t_s=20.0, accelerator="A", replicas=3),
         ]
     }
-    frame = replica_timeline(pods, desired, names=["a"], end_s=140.0)
+    frame = pd.DataFrame(replica_timeline(pods, desired, names=["a"], end_s=140.0))
     assert at(frame, 0.0) == {"wanted": 1, "ready": 1, "starting": 0, "pending": 0, "draining": 0}
     assert at(frame, 32.0) == {"wanted": 3, "ready": 1, "starting": 0, "pending": 3, "draining": 0}
     assert at(frame, 45.0) == {"wanted": 3, "ready": 1, "starting": 2, "pending": 1, "draining": 0}
@@ -247,8 +247,8 @@ def test_of_a_long_run_the_rate_is_drawn_of_several_minutes_together(
     """Four days of minutes were as wide as chance makes them; all requests stay in it."""
     length_s, rate_rpm = np.array(minutes).T
     start_s = np.cumsum(length_s) - length_s
-    frame = pd.DataFrame({"start_s": start_s, "length_s": length_s, "rate_rpm": rate_rpm})
-    middle_s, thinned = rate_points(frame)
+    table = {"start_s": start_s, "length_s": length_s, "rate_rpm": rate_rpm}
+    middle_s, thinned = rate_points(table)
     assert thinned.size <= 300
     assert np.all(np.diff(middle_s) > 0.0)
     if len(minutes) <= 300:
@@ -305,7 +305,7 @@ def test_the_fleet_is_what_pods_hold_and_cost() -> None:
     assert frame["H100"].tolist() == [0.0, 4.0, 4.0, 4.0]
     assert frame["usd_per_h"].tolist() == [3.0, 13.0, 10.0, 10.0]
     del pods["usd_per_h"]  # files of older versions have no prices
-    assert fleet_timeline(pods, end_s=100.0)["usd_per_h"].isna().all()
+    assert np.isnan(fleet_timeline(pods, end_s=100.0)["usd_per_h"]).all()
 
 
 def test_an_accelerator_is_wanted_until_another_is() -> None:
