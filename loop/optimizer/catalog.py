@@ -4,6 +4,7 @@ model. Sizes nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -97,11 +98,11 @@ class ServerColumns:
     as found in the prefix cache; held: of the KV cache, what each request of a batch is to have (0:
     what its tokens need); token_cv: coefficient of variation of both; dispersion: of
     arrivals, variance of counts over their mean; pooled: 1 where replicas share what comes, else 0;
-    max_batch [requests]
-    (0: not fixed); max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft
-    [ms], slo_tps [tokens/s] (0: not set); percentile: the share of requests that shall meet both
-    latencies; what it has now: accelerator (index into the catalog, or NO_ACCELERATOR,
-    UNKNOWN_ACCELERATOR), replicas, batch_now [requests], cost [cents/h].
+    max_batch [requests] (0: not fixed); max_queue [requests]; least, most: how many replicas it
+    must and may have (inf: any number); slo_itl and slo_ttft [ms], slo_tps [tokens/s] (0: not set);
+    percentile: the share of requests that shall meet both latencies; what it has now: accelerator
+    (index into the catalog, or NO_ACCELERATOR, UNKNOWN_ACCELERATOR), replicas, batch_now
+    [requests], cost [cents/h].
     """
 
     rate_rpm: Floats
@@ -115,6 +116,7 @@ class ServerColumns:
     max_batch: Floats
     max_queue: Floats
     least: Floats
+    most: Floats
     slo_itl: Floats
     slo_ttft: Floats
     slo_tps: Floats
@@ -328,6 +330,9 @@ def _server_columns(
         "max_batch": [server.max_batch for server in servers],
         "max_queue": [server.max_queue for server in servers],
         "least": [server.min_replicas for server in servers],
+        "most": [
+            math.inf if server.max_replicas is None else server.max_replicas for server in servers
+        ],
         "slo_itl": [target.slo_itl_ms if target else 0.0 for target in targets],
         "slo_ttft": [target.slo_ttft_ms if target else 0.0 for target in targets],
         "slo_tps": [target.slo_tps if target else 0.0 for target in targets],

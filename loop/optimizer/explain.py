@@ -463,7 +463,7 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
     if verdict == TOO_MANY:
         return (
             f"needs {table.replicas[row]} replicas of {accelerator}, more than the cap of "
-            f"{settings.replicas_cap}"
+            f"{min(settings.replicas_cap, table.asked.most[row]):g}"
         )
     return {
         NO_LATENCY_MODEL: f"alpha, beta and gamma are all zero on {accelerator}",

@@ -258,6 +258,20 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.rate_max[busy] = np.where(good, rate, 0.0)
     work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
+    _keep_within_most(work, busy)
+
+
+def _keep_within_most(work: _Work, busy: Rows) -> None:
+    """Give up the pairs that need more replicas than their server may have, if it has others that
+    do not. If it has none, all stay: who asks cuts what it takes.
+    """
+    good = work.verdict[busy] == GOOD
+    over = work.replicas[busy] > work.pairs.asked.most[busy]
+    if not (good & over).any():
+        return
+    server = work.pairs.server[busy]
+    serves = np.isin(server, server[good & ~over])
+    work.verdict[busy[good & over & serves]] = TOO_MANY
 
 
 def _split_bursts(work: _Work, busy: Rows, settings: OptimizerSettings, cache: SizingCache) -> None:

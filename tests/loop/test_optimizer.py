@@ -331,6 +331,21 @@ def test_a_move_to_another_accelerator_has_to_save_more_than_the_hysteresis() ->
     assert move.accelerator == free.accelerator
 
 
+@pytest.mark.parametrize(
+    ("rpm", "most", "found"),
+    [(200.0, None, ("L4", 3)), (200.0, 2, ("A100", 1)), (1200.0, 1, ("A100", 2))],
+)
+def test_who_may_have_few_replicas_has_larger_ones(
+    rpm: float, most: int | None, found: tuple[str, int]
+) -> None:
+    """Three small ones were wanted, and one was cut. Who cannot be served by so few anywhere is
+    sized as if it might have more: who asks cuts that.
+    """
+    data = small_system(server(rpm=rpm, max_replicas=most), itl_ms=60.0, ttft_ms=2000.0)
+    one = optimize(data, EXACT).allocations["s"]
+    assert (one.accelerator, one.replicas) == found
+
+
 def test_the_objective_cost_ignores_what_there_is() -> None:
     """For planning, where nothing runs yet."""
     data = small_system(server(rpm=3000.0, now=("L4", 40)), itl_ms=60.0)

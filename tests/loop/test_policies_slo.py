@@ -265,6 +265,23 @@ def test_labels_win_over_the_data_file_and_the_file_adds_what_no_label_says() ->
     assert kept.replicas == same.targets["s1"].replicas
 
 
+@pytest.mark.parametrize(("most", "where"), [(None, "2xA100"), (2, "H100")])
+def test_a_server_moves_to_where_the_replicas_that_it_may_have_serve_it(
+    most: int | None, where: str
+) -> None:
+    """It wanted four small ones, had two of them for good, and half of its requests in time."""
+    policy = make_policy("slo")
+    load = replace(BUSY, rate_rpm=1200.0)
+    view = server_view(load=load, accelerator="2xA100", replicas_max=most)
+    state = policy.start()
+    for now_s in np.arange(30.0, 480.0, 30.0).tolist():
+        seen = Snapshot(now_s=now_s, servers={"s1": view})
+        decision, state = policy.decide(seen, system(), state)
+        view = replace(view, pools=decision.targets["s1"].pools)
+        view = replace(view, ready=view.wanted)
+    assert view.accelerator == where
+
+
 def test_a_server_that_no_file_names_is_decided_by_its_labels() -> None:
     """Who labels a Deployment as managed need not edit a file."""
     assert decide(server_view("new", load=BUSY)).targets["new"].replicas > 0

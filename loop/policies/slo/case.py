@@ -113,6 +113,7 @@ class Sizing:
             model=view.model,
             service_class=view.service_class,
             min_replicas=max(base.min_replicas, view.replicas_min),
+            max_replicas=view.replicas_max,
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),

@@ -235,7 +235,7 @@ def _moving_cents(case: Case, home: Found, name: str, accelerator: str) -> float
         return 0.0
     missed = away_share(case, name, accelerator)
     coming_rpm = asked.coming.rate_rpm
-    met_rpm = coming_rpm * met_share(coming_rpm, one.replicas * one.rate_max_rpm)
+    met_rpm = coming_rpm * met_share(coming_rpm, _able_rpm(one, home.system.servers[name]))
     return _met_cents(case, name) * met_rpm * missed
 
 
@@ -253,7 +253,7 @@ def _missed_cents(case: Case, found: Found) -> float:
     missed = 0.0
     for name, server in found.system.servers.items():
         one = found.solution.allocations.get(name)
-        able_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
+        able_rpm = _able_rpm(one, server) if one is not None else 0.0
         least_rpm = _least_rpm(case, server)
         asked = case.demands.get(name)
         coming_rpm = least_rpm if asked is None else asked.coming.rate_rpm
@@ -264,6 +264,12 @@ def _missed_cents(case: Case, found: Found) -> float:
         missed_rpm = missed_rpm * coming_rpm + LATE * waits_rpm
         missed += _met_cents(case, name) * missed_rpm
     return missed
+
+
+def _able_rpm(one: Assignment, server: ServerData) -> float:
+    """Return what the replicas of *one* sustain, of as many as *server* may have."""
+    most = one.replicas if server.max_replicas is None else server.max_replicas
+    return min(one.replicas, most) * one.rate_max_rpm
 
 
 def _least_rpm(case: Case, server: ServerData) -> float:
