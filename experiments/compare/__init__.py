@@ -41,7 +41,6 @@ __all__ = [
     "Contender",
     "compare",
     "contenders",
-    "settings_of",
     "write_results",
 ]
 
@@ -108,14 +107,6 @@ def contenders(
                 Contender(name=label, policy=policy, options=tuple(sorted(chosen.items())))
             )
     return tuple(found)
-
-
-def settings_of(contender: str) -> tuple[str, dict[str, str]]:
-    """Return the policy of a name that `contenders` made, and the options that stand in it."""
-    policy, _, told = contender.removesuffix(")").partition("(")
-    if not contender.endswith(")") or not all("=" in part for part in told.split(", ")):
-        return contender, {}
-    return policy, dict(part.split("=", 1) for part in told.split(", "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

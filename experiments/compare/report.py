@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.compare import settings_of
 from experiments.compare.advice import advice
 from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
 from experiments.confidence import estimate_score, estimate_share, paired_along
@@ -231,6 +230,14 @@ def _pairs(values: Sequence[object]) -> list[tuple[object, object]]:
             if along and (one, another) not in pairs:
                 pairs.append((one, another))
     return pairs
+
+
+def settings_of(contender: str) -> tuple[str, dict[str, str]]:
+    """Return the policy of a name that contenders have, and the options that stand in it."""
+    policy, _, told = contender.removesuffix(")").partition("(")
+    if not contender.endswith(")") or not all("=" in part for part in told.split(", ")):
+        return contender, {}
+    return policy, dict(part.split("=", 1) for part in told.split(", "))
 
 
 def swept(done: pd.DataFrame) -> list[str]:

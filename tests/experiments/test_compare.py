@@ -17,7 +17,6 @@ from experiments.compare import (
     CompareResult,
     compare,
     contenders,
-    settings_of,
 )
 from experiments.compare.advice import advice, best_policy
 from experiments.compare.report import (
@@ -26,6 +25,7 @@ from experiments.compare.report import (
     draw_costs,
     front_of,
     report_tables,
+    settings_of,
     summary,
 )
 from experiments.compare.rows import NO_START_UP, last_jump_s
