@@ -63,7 +63,7 @@ def plan(
         if target is None or target.held or view.hold is not None or _stays(target, view):
             continue
         change = _change(target, view, limits=limits)
-        if view.load is None and not reduce_unknown and _takes_away(change, view):
+        if not reduce_unknown and _is_refused(change, view):
             continue
         # Replicas cannot be asked for without saying on what; zero can.
         if (change.accelerator or change.replicas == 0) and _differs(change, view):
@@ -85,25 +85,34 @@ def with_upper_bounds(snapshot: Snapshot, data: SystemData) -> Snapshot:
 
 
 def within_budget(
-    decision: Decision, snapshot: Snapshot, data: SystemData, *, budget_cents_per_h: float
+    decision: Decision,
+    snapshot: Snapshot,
+    data: SystemData,
+    *,
+    budget_cents_per_h: float,
+    limits: Limits = NO_LIMITS,
 ) -> Decision:
     """Return *decision* with so few replicas that all servers together cost no more than the
     budget.
 
-    Growth is given up first, then what there is, down to the minimum of each server, then moves to
-    dearer accelerators; lowest class first, and within a class the last name. Held servers keep
-    what they have, and count. A server whose price is not known counts for nothing.
+    Growth is given up first, then what there is, down to the minimum of each server and to what
+    runs in it, then moves to dearer accelerators; lowest class first, and within a class the last
+    name. Held servers keep what they have, and count; so does what *limits*, a bound or an unknown
+    load leave a server. A server whose price is not known counts for nothing.
     """
-    pools = {
-        name: target.pools[0] if target is not None and not target.held and target.pools else None
-        for name, target in ((name, decision.targets.get(name)) for name in snapshot.servers)
-    }
-    wanted = {name: pool.replicas for name, pool in pools.items() if pool is not None}
+    changes = {}
+    for name, view in snapshot.servers.items():
+        target = decision.targets.get(name)
+        if target is not None and not target.held and target.pools:
+            change = _change(target, view, limits=limits)
+            if not _is_refused(change, view):
+                changes[name] = change
+    wanted = {name: change.replicas for name, change in changes.items()}
     each = {
         name: cost_cents_per_h(
             data,
             model=view.model,
-            accelerator=(pool.accelerator if (pool := pools[name]) else "") or view.accelerator,
+            accelerator=changes.get(name, view).accelerator,
             replicas=1,
         )
         or 0.0
@@ -118,13 +127,17 @@ def within_budget(
         reverse=True,
     )
     left = dict(wanted)
-    for floor_of in (_present, _least):
+    present = {name: max(view.wanted, view.replicas_min) for name, view in snapshot.servers.items()}
+    least = {
+        name: _least(decision.targets[name], snapshot.servers[name], data, limits=limits)
+        for name in by_class
+    }
+    for floor in (present, least):
         for name in by_class:
-            floor = floor_of(snapshot.servers[name], data)
-            if spent <= budget_cents_per_h or left[name] <= floor or each[name] == 0.0:
+            if spent <= budget_cents_per_h or left[name] <= floor[name] or each[name] == 0.0:
                 continue
             over = math.ceil((spent - budget_cents_per_h) / each[name])
-            cut = min(over, left[name] - floor)
+            cut = min(over, left[name] - floor[name])
             left[name] -= cut
             spent -= cut * each[name]
     targets = dict(decision.targets)
@@ -141,13 +154,13 @@ def within_budget(
     return replace(decision, targets=targets)
 
 
-def _present(view: ServerView, _data: SystemData) -> int:
-    return view.wanted
-
-
-def _least(view: ServerView, data: SystemData) -> int:
+def _least(target: Target, view: ServerView, data: SystemData, *, limits: Limits) -> int:
+    """Return how many replicas a server keeps, however little money there is."""
+    if view.load is None:
+        return max(view.wanted, view.replicas_min)
     told = data.servers.get(view.name)
-    return max(view.replicas_min, told.min_replicas if told else 0, 1)
+    asked = max(told.min_replicas if told else 0, 1, _needed_in_flight(target, view))
+    return max(view.replicas_min, _limited(asked, wanted=view.wanted, limits=limits))
 
 
 def _stay(target: Target, view: ServerView, replicas: int) -> Target:
@@ -585,6 +598,11 @@ def _stuck(view: ServerView, accelerator: str) -> int:
         return 0
     given_up = view.missing.given_up
     return given_up if given_up >= max(view.ready, 1) else 0
+
+
+def _is_refused(change: Change, view: ServerView) -> bool:
+    """Tell whether *change* takes away from a server whose load is not known."""
+    return view.load is None and _takes_away(change, view)
 
 
 def _takes_away(change: Change, view: ServerView) -> bool:

@@ -348,7 +348,11 @@ class Controller:
             # What runs in replicas that a policy gives up is paid for before anybody grows.
             decision = with_room_for_what_runs(decision, snapshot, self._system)
             decision = within_budget(
-                decision, snapshot, self._system, budget_cents_per_h=100.0 * budget
+                decision,
+                snapshot,
+                self._system,
+                budget_cents_per_h=100.0 * budget,
+                limits=self._settings.limits,
             )
         decision = with_room_for_what_runs(decision, snapshot, self._system)
         decision = within_shared(decision, snapshot, self._system)

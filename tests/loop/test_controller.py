@@ -232,6 +232,35 @@ def test_what_runs_is_paid_for_before_another_server_grows() -> None:
         assert record.total_cost_cents_per_h == 1600.0
 
 
+@pytest.mark.parametrize(
+    ("seen", "settings"),
+    [
+        # Two replicas are full: the money of a third one is that of who has nothing to do.
+        ({"running": 128}, {}),
+        ({"load": None}, {}),
+        ({"replicas_min": 3}, {}),
+        ({}, {"limits": Limits(step_down_max=1)}),
+    ],
+)
+def test_what_no_budget_can_take_away_is_paid_for_by_the_others(
+    seen: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """They grew on money that was spent, or kept what the budget could not pay."""
+
+    class Shifting(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
+            targets = {"high": target("high", replicas=5), "low": target("low", replicas=1)}
+            return Decision(targets=targets), state
+
+    stays = server_view("low", service_class="Free", **{"wanted": 3, "ready": 3, **seen})
+    backend = FakeBackend([server_view("high", wanted=4, ready=4, running=0), stays])
+    bounds = ControllerSettings(budget_usd_per_h=20.0, **settings)
+    record = controller(backend, policy=Shifting(), settings=bounds).cycle(60.0)
+    assert record.total_cost_cents_per_h == 2000.0
+    assert backend.views["low"].wanted > 1
+    assert backend.views["high"].wanted < 4
+
+
 def test_bad_data_in_a_running_loop_are_recorded_and_the_last_good_ones_stand_in() -> None:
     """A typing error in a file that is re-read must not stop the control of a cluster."""
     readings = [
