@@ -16,6 +16,25 @@ Value = float | str | bool | None
 Option = tuple[str, tuple[Value, ...]]
 
 
+class OnePolicy(argparse.Action):
+    """Takes one policy: of two the last would decide, and nobody would say so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 the signature of argparse
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,  # noqa: ARG002 the signature of argparse
+    ) -> None:
+        """Keep the policy. Raise ArgumentError for a second one."""
+        if hasattr(namespace, "policy_given"):
+            several = "inferno sweep and inferno compare take several"
+            raise argparse.ArgumentError(
+                self, f"expected one, found {namespace.policy} and {values}: {several}"
+            )
+        namespace.policy = namespace.policy_given = values
+
+
 def add_budget_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that bounds what all servers cost."""
     parser.add_argument(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.policies import POLICY_HELP, options_of_policy
+from inferno.cli.policies import POLICY_HELP, OnePolicy, options_of_policy
 from inferno.cli.runs import add_policy_options, print_notes, print_paths
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "cycles", type=Path, metavar="CYCLES", help="JSON lines, one cycle each, or a run's DIR"
     )
-    parser.add_argument("--policy", default="slo", help=POLICY_HELP)
+    parser.add_argument("--policy", action=OnePolicy, default="slo", help=POLICY_HELP)
     add_policy_options(parser)
     parser.add_argument(
         "--data",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from inferno.cli.policies import (
     FURTHER_HELP,
     POLICY_HELP,
+    OnePolicy,
     Option,
     add_budget_option,
     policy_option,
@@ -59,7 +60,7 @@ def add_run_options(
     parser.add_argument(
         "--policy",
         type=words,
-        action="extend" if many else "store",
+        action="extend" if many else OnePolicy,
         help=(FURTHER_HELP if further else POLICY_HELP) + several,
     )
     parser.add_argument(

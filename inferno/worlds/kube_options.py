@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import Extensible
-from inferno.cli.policies import POLICY_HELP
+from inferno.cli.policies import POLICY_HELP, OnePolicy
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="S",
         help="plan without pods that have not come after S seconds (default 600)",
     )
-    world.add_argument("--policy", default="slo", help=POLICY_HELP)
+    world.add_argument("--policy", action=OnePolicy, default="slo", help=POLICY_HELP)
     add_policy_options(world)
 
 

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from inferno.cli.policies import POLICY_HELP, options_of_policy
+from inferno.cli.policies import POLICY_HELP, OnePolicy, options_of_policy
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_options(parser: ArgumentParser) -> None:
     world.add_argument(
         "--speed", type=float, default=1.0, help="simulated seconds per second (default 1)"
     )
-    world.add_argument("--policy", help=POLICY_HELP)
+    world.add_argument("--policy", action=OnePolicy, help=POLICY_HELP)
     add_policy_options(world)
 
 
