@@ -6,8 +6,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from twin.spec import SpecError
-
 if TYPE_CHECKING:
     from loop.optimizer.rules import Rules
     from loop.optimizer.solvers.deadline import TimeLimit
@@ -45,6 +43,8 @@ def time_limit_of(options: Namespace) -> TimeLimit | None:
     if options.time_limit is None:
         return None
     if not options.time_limit > 0:
+        from twin.spec import SpecError
+
         raise SpecError(f"time-limit: expected a number of seconds > 0, found {options.time_limit}")
     from loop.optimizer.solvers.deadline import TimeLimit
 
