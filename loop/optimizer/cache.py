@@ -203,11 +203,14 @@ class Assigned:
 
 
 class Chosen(NamedTuple):
-    """What a solver chose, of what."""
+    """What a solver chose, of what; wider: of a table in which what a server may take depended on
+    the others.
+    """
 
     table: CandidateTable
     problem: Problem
     answer: Answer | SeveralAnswer
+    wider: bool = False
 
 
 @dataclass(slots=True)

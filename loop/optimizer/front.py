@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.cache import Chosen, SizingCache, Solved
+from loop.optimizer.cache import Assigned, Chosen, SizingCache, Solved
 from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import NOBODY, solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.several import SeveralAnswer, SeveralProblem, solve_several
-from loop.optimizer.table import Answer, Problem, make_problem
+from loop.optimizer.table import GOOD, TOO_MANY, Answer, Problem, make_problem
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -65,10 +65,41 @@ def _solve(
         servers=list(data.servers.values()),
         cache=cache,
     )
+    chosen = _chosen(table, flags, settings, cache, whole=whole)
+    wider = None if chosen.answer is NOBODY else _wider(chosen, settings)
+    if wider is None:
+        return chosen
+    return _chosen(wider, flags, settings, cache, whole=whole)._replace(wider=True)
+
+
+def _wider(chosen: Chosen, settings: OptimizerSettings) -> CandidateTable | None:
+    """Return the table of what is *chosen* in which servers that got nothing may take what needs
+    more replicas than they may have: who asks cuts these, and few are better than none. None if
+    that helps nobody.
+    """
+    table, answer = chosen.table, chosen.answer
+    over = table.verdict == TOO_MANY
+    over &= (table.replicas > table.asked.most) & (table.replicas <= settings.replicas_cap)
+    if not over.any():
+        return None
+    served = answer.parts if isinstance(answer, SeveralAnswer) else answer.choices
+    over &= ~np.isin(table.server, list(served))
+    return replace(table, verdict=np.where(over, GOOD, table.verdict)) if over.any() else None
+
+
+def _chosen(
+    table: CandidateTable,
+    flags: OptimizerData,
+    settings: OptimizerSettings,
+    cache: SizingCache,
+    *,
+    whole: bool,
+) -> Chosen:
+    """Return what a solver chooses of *table*."""
     problem = make_problem(
         table,
         capacity=None if flags.unlimited else table.capacity.tolist(),
-        tie_break=rules.tie_break,
+        tie_break=settings.rules.tie_break,
     )
     if flags.heterogeneous and settings.solver == "exact":
         several = solve_several(
@@ -91,8 +122,12 @@ def _explained(
 ) -> Solution:
     """Return what is *chosen* as the solution; *asked* are the settings with figures."""
     settings = settings.rules.in_force(settings)
-    table, problem, answer = chosen
-    known = cache.assigned(data, asked, figures=settings.figures)
+    table, problem, answer, wider = chosen
+    known = (
+        Assigned(data.servers, {}, figures=settings.figures)
+        if wider
+        else cache.assigned(data, asked, figures=settings.figures)
+    )
     if isinstance(answer, SeveralAnswer):
         allocations, unserved = explain_several(
             table, problem, answer, settings, cache, known=known

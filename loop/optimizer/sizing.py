@@ -137,7 +137,7 @@ def _sized(
         replicas=work.replicas,
         means=_Means(
             idle=work.idle_means,
-            loaded=~work.idle & (work.verdict == GOOD),
+            loaded=~work.idle & np.isin(work.verdict, (GOOD, TOO_MANY)),
             columns=columns,
             rate=work.need / np.maximum(work.replicas, 1),
             cache=cache,
@@ -263,7 +263,8 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
 
 def _keep_within_most(work: _Work, busy: Rows) -> None:
     """Give up the pairs that need more replicas than their server may have, if it has others that
-    do not. If it has none, all stay: who asks cuts what it takes.
+    do not. If it has none, all stay: who asks cuts what it takes. So do those of a server for which
+    the others turn out to have no room (front).
     """
     good = work.verdict[busy] == GOOD
     over = work.replicas[busy] > work.pairs.asked.most[busy]
@@ -337,7 +338,7 @@ class _Means:
     cache: SizingCache
 
     def __call__(self, rows: Rows) -> Means:
-        """Return those of the given rows; 0 of those that cannot be taken."""
+        """Return those of the given rows; 0 of those on which no rate meets the targets."""
         means, here = self.idle(rows), np.flatnonzero(self.loaded[rows])
         some = rows[here]
         found = means_at(self.columns.take(some), self.rate[some], self.cache)

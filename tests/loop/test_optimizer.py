@@ -346,6 +346,18 @@ def test_who_may_have_few_replicas_has_larger_ones(
     assert (one.accelerator, one.replicas) == found
 
 
+def test_who_finds_no_room_on_larger_ones_has_what_it_may_of_the_small_ones() -> None:
+    """It got nothing at all beside a hundred free ones."""
+    data = small_system(server(rpm=200.0, max_replicas=2), itl_ms=60.0, ttft_ms=2000.0)
+    free = optimize(replace(data, servers={"s": server(rpm=200.0)}), EXACT).allocations["s"]
+    scarce = replace(data, capacity={"L4": 100, "A100": 0, "H100": 0})
+    solution = optimize(scarce, EXACT)
+    assert solution.unserved == {}
+    one = solution.allocations["s"]
+    assert (one.accelerator, one.replicas) == ("L4", 3)
+    assert (one.itl_ms, one.ttft_ms) == (free.itl_ms, free.ttft_ms)
+
+
 def test_the_objective_cost_ignores_what_there_is() -> None:
     """For planning, where nothing runs yet."""
     data = small_system(server(rpm=3000.0, now=("L4", 40)), itl_ms=60.0)
