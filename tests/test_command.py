@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from argparse import ArgumentParser
 from contextlib import closing, redirect_stderr
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +25,14 @@ from experiments.config import RunConfig
 from experiments.scenario import Scenario
 from experiments.sources import read_sources
 from inferno.cli import main as inferno
-from inferno.cli.runs import END_LINE, run_config, working
+from inferno.cli.runs import (
+    END_LINE,
+    add_run_options,
+    add_seed_options,
+    run_config,
+    run_grid,
+    working,
+)
 from loop.policies import policy_names
 from tests.live.served import eventually
 from twin.kube.files import kubeconfig_text
@@ -331,6 +339,17 @@ def test_what_the_user_says_wins_over_the_scenario(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_given_twice_is_added_to_a_grid() -> None:
+    """`--period 30 --period 60` swept the last one only, without a word."""
+    parser = ArgumentParser()
+    add_run_options(parser, many=True)
+    add_seed_options(parser)
+    twice = "--scenario a,b --scenario c --alpha 0 --alpha 0.1 --interval 5 --interval 9"
+    grid = run_grid(parser.parse_args([*twice.split(), "--period", "30", "--period", "60"]))
+    assert grid.scenarios == ("a", "b", "c")
+    assert (grid.alphas, grid.intervals_s, grid.periods_s) == ((0, 0.1), (5, 9), (30, 60))
+
+
 def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys: Capture) -> None:
     """Once each, on stderr; and a server without a target has no share within it."""
     path = data / "serviceclass-data.json"

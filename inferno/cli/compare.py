@@ -35,6 +35,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--policies",
         type=names,
+        action="extend",
         metavar="A,B,…",
         help="policies and bounds, the first is what the others are compared with (default "
         + ",".join(POLICIES)

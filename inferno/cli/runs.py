@@ -46,6 +46,7 @@ def add_run_options(
     """
     figures = numbers if many else float
     words = names if many else str
+    more = "extend" if many else "store"  # as those that commas separate
     several = "; or several: a,b" if many else ""
     parser.add_argument(
         "--data",
@@ -55,6 +56,7 @@ def add_run_options(
     parser.add_argument(
         "--scenario",
         type=words,
+        action=more,
         help=f"the load: a ready scenario or a YAML file (default {scenario}{several})",
     )
     parser.add_argument(
@@ -66,17 +68,20 @@ def add_run_options(
     parser.add_argument(
         "--alpha",
         type=figures,
+        action=more,
         help=f"disturbance of the load, 0 to 1 (default: the scenario's{several})",
     )
     parser.add_argument(
         "--interval",
         type=figures,
+        action=more,
         metavar="S",
         help=f"seconds between disturbances (default: the scenario's{several})",
     )
     parser.add_argument(
         "--period",
         type=figures,
+        action=more,
         metavar="S",
         help=f"seconds between control cycles (default: the policy's, 60{several})",
     )
@@ -274,10 +279,10 @@ def run_grid(options: argparse.Namespace, /, **given: Any) -> SweepConfig:
 
     fields: dict[str, Any] = {
         "base": run_config(options),
-        "scenarios": options.scenario or (),
-        "alphas": options.alpha or (),
-        "intervals_s": options.interval or (),
-        "periods_s": options.period or (),
+        "scenarios": tuple(options.scenario or ()),
+        "alphas": tuple(options.alpha or ()),
+        "intervals_s": tuple(options.interval or ()),
+        "periods_s": tuple(options.period or ()),
         "seeds": options.seeds,
     }
     return SweepConfig(**(fields | given))

@@ -54,7 +54,7 @@ def _run(options: Namespace) -> int:
 
     grid = run_grid(
         options,
-        scenarios=options.scenario or ("step",),
+        scenarios=tuple(options.scenario or ("step",)),
         policies=tuple(options.policy or ()),
         options=swept_options(options.policy_options),
     )

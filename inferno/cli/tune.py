@@ -33,6 +33,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--policies",
         type=names,
+        action="extend",
         metavar="A,B,…",
         help="policies to tune, and bounds to show (default slo,hpa)",
     )
