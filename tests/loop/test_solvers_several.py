@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from loop.optimizer.front import optimize
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
+from loop.optimizer.solvers.deadline import TimeLimit
 from loop.optimizer.solvers.several import CHANGE, SeveralProblem, solve_several
 from loop.optimizer.table import Problem
+from loop.replacing import replace
 from tests.loop.small_systems import server, small_system
 
 
@@ -154,3 +157,20 @@ def test_greedy_knows_one_accelerator_per_server() -> None:
         optimize(data, OptimizerSettings(rules=OURS, solver="greedy")).allocations["s"].pool_costs
         == ()
     )
+
+
+def test_without_time_servers_have_what_greedy_gives_them() -> None:
+    """A limit of a millisecond served nobody."""
+    data = small_system(server(rpm=1000.0), itl_ms=60.0)
+    data = replace(
+        data,
+        servers={f"s{i}": server(f"s{i}", rpm=1000.0 + 50.0 * i) for i in range(30)},
+        capacity=dict.fromkeys(data.capacity, 15),
+        optimizer=replace(data.optimizer, heterogeneous=True),
+    )
+    hurried = OptimizerSettings(rules=OURS, time_limit=TimeLimit(1e-6, time.thread_time))
+    found = optimize(data, hurried)
+    greedy = optimize(data, OptimizerSettings(rules=OURS, solver="greedy"))
+    assert len(found.allocations) >= len(greedy.allocations) > 0
+    assert not found.optimal
+    assert "within the time limit" in found.note

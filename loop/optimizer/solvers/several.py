@@ -9,14 +9,17 @@ possible of the highest class first, then least score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loop.optimizer.solvers import Floats, Ints
+from loop.optimizer.solvers.greedy import solve_greedy
 from loop.optimizer.table import Choice, Problem
+from loop.replacing import replace
 
 # SciPy's solvers take half a second to import: a service listens before it needs them.
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 CHANGE = 0.1  # share of the cost of a unit that it costs to take it up or to give it back
 GAP = 1e-4
 NO_LIMIT_S = 60.0
+NOT_LOOKED = "one accelerator each: nothing better was found within the time limit"
 SLACK = 1e-9  # relative: the rate of the replicas may miss the need by so little
 
 
@@ -63,7 +67,7 @@ def solve_several(
     several: SeveralProblem, *, by_cost: bool, time_limit_s: float | None, gap: float = GAP
 ) -> SeveralAnswer:
     """Return how many replicas of which options each server gets. by_cost: least cost instead of
-    least value.
+    least value. Within *time_limit_s* no worse than one accelerator each, as greedy chooses them.
     """
     rows = _Rows.of(several)
     if not len(rows.row):
@@ -76,11 +80,12 @@ def solve_several(
     )
     if result is None:
         result = _by_priority(several, program, able, time_limit_s=0.5 * limit, gap=gap)
-    if result is None:
-        return SeveralAnswer(
-            parts={}, value={}, gap=None, optimal=False, note="nothing found within the time limit"
-        )
-    return program.answer(result)
+    if time_limit_s is None and result is not None:
+        return program.answer(result)
+    choices = solve_greedy(several.problem).choices.values()
+    one_each = replace(program.answer(program.of(choices)), gap=None, note=NOT_LOOKED)
+    found = [one_each] if result is None else [program.answer(result), one_each]
+    return min(found, key=program.rank)
 
 
 def _by_priority(
@@ -286,6 +291,26 @@ class _Program:
             row[0, 2 * len(self.rows.row) + np.flatnonzero(np.isin(self.servers, here))] = 1.0
             found.append(LinearConstraint(row, count, np.inf))
         return found
+
+    def of(self, choices: Iterable[Choice]) -> _Result:
+        """Return *choices* of one option each as a result, of which nothing is known."""
+        replicas = np.zeros(len(self.rows.row), dtype=np.int64)
+        place = {row: k for k, row in enumerate(self.rows.row.tolist())}
+        for choice in choices:
+            if choice.row in place:
+                replicas[place[choice.row]] = choice.replicas
+        return _Result(replicas, -math.inf, optimal=False, score=math.inf)
+
+    def rank(self, answer: SeveralAnswer) -> tuple[list[int], float]:
+        """Return what is less of the better answer: servers that go without, by priority, then what
+        is made least.
+        """
+        priority = self.several.problem.priority
+        served = [priority[i] for i in answer.parts]
+        cost = self.several.unit_cost
+        spent = [cost[one.row] * one.replicas for parts in answer.parts.values() for one in parts]
+        total = float(sum(spent)) if self.by_cost else sum(answer.value.values())
+        return [-served.count(level) for level in sorted(set(priority))], total
 
     def answer(self, result: _Result) -> SeveralAnswer:
         """Return the parts of the servers whose replicas cover their need."""
