@@ -258,7 +258,8 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.rate_max[busy] = np.where(good, rate, 0.0)
     work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
-    _keep_within_most(work, busy)
+    if settings.upper_bounds:
+        _keep_within_most(work, busy)
 
 
 def _keep_within_most(work: _Work, busy: Rows) -> None:

@@ -346,6 +346,16 @@ def test_who_may_have_few_replicas_has_larger_ones(
     assert (one.accelerator, one.replicas) == found
 
 
+def test_the_go_optimizer_knows_no_most_replicas() -> None:
+    """What is not in its messages must not change what is as it answers."""
+    compatible = OptimizerSettings(rules=GO_TODAY, solver="greedy")
+    found = [
+        optimize(small_system(server(rpm=200.0, max_replicas=most), itl_ms=60.0), compatible)
+        for most in (None, 1)
+    ]
+    assert found[0] == found[1]
+
+
 def test_who_finds_no_room_on_larger_ones_has_what_it_may_of_the_small_ones() -> None:
     """It got nothing at all beside a hundred free ones."""
     data = small_system(server(rpm=200.0, max_replicas=2), itl_ms=60.0, ttft_ms=2000.0)

@@ -145,9 +145,10 @@ class OptimizerSettings:
     replicas_cap: beyond these a candidate is cut or given up. near_peak: the batch chosen is the
     smallest whose highest rate is this share of the best (0: keep the largest). hysteresis: a move
     must save this share of the cost, and a replica is given back when the load with this share more
-    would not need it. objective: value (cost with the transition penalty) or cost alone. gap:
-    relative distance from the least total that is good enough for the exact solver; time_limit:
-    when it gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
+    would not need it. objective: value (cost with the transition penalty) or cost alone.
+    upper_bounds: look for what serves a server with as many replicas as it may have. gap: relative
+    distance from the least total that is good enough for the exact solver; time_limit: when it
+    gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
     latencies to expect and the words are asked for; who weighs one solution against another needs
     none. whole: what is found is not asked for unless every server that can be served is; if some
     must go without, the answer need not say who has what.
@@ -164,6 +165,7 @@ class OptimizerSettings:
     hysteresis: float = 0.035
     objective: Objective = "value"
     time_limit: TimeLimit | None = None
+    upper_bounds: bool = True
     gap: float = 0.0
     figures: bool = True
     whole: bool = False

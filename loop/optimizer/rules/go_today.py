@@ -52,6 +52,7 @@ def in_force(settings: OptimizerSettings) -> OptimizerSettings:
         replicas_cap=sys.maxsize,
         near_peak=0.0,
         hysteresis=0.0,
+        upper_bounds=False,
     )
 
 
