@@ -28,6 +28,7 @@ def arrow_table(columns: Columns, words: Mapping[str, Sequence[str]]) -> pa.Tabl
 def _values(column: Column) -> pa.Array:
     if column.dtype == object:
         return _texts(column.tolist())
+    assert column.dtype.kind in "iuf", "what Arrow packs in another way has other bytes"
     known = None
     if column.dtype.kind == "f":
         known = pa.py_buffer(np.packbits(~np.isnan(column), bitorder="little"))
