@@ -136,6 +136,24 @@ def test_kpa_rounds_half_a_second_of_its_short_window_up() -> None:
     assert state["s1"].panic.window_s == 13.0
 
 
+@pytest.mark.parametrize("interval_s", [0.5, 1.0, 2.0, 15.0])
+def test_kpa_reads_the_same_concurrency_however_often_pods_are_sampled(interval_s: float) -> None:
+    """A second without a sample counted as one without requests: on a cluster that scrapes every
+    15 s a fifteenth of them was seen.
+    """
+
+    def see(now_s: float, _replicas: int) -> ServerView:
+        taken = [k * interval_s for k in range(1, int(now_s / interval_s) + 1)]
+        sampled = {"gauges": tuple(GaugeSample(at_s, 48, 2) for at_s in taken[-120:])}
+        latest = {"sample_age_s": now_s - taken[-1] if taken else None}
+        told = sampled if interval_s < 1.0 else {}
+        return server_view(running=48, backlog=2, load=BUSY, max_batch=10, **told, **latest)
+
+    decision = played(make_policy("kpa"), see, until_s=200.0)[-1].targets["s1"]
+    assert decision.replicas == 8
+    assert decision.why.details == {"stable": 50.0, "panic": 50.0}
+
+
 def test_samples_of_the_window_are_taken_once() -> None:
     """A sample that is counted twice would be two."""
     gauges = tuple(GaugeSample(float(at_s), at_s, 0) for at_s in range(1, 6))
