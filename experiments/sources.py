@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from emulator.load import ServerLoad
 from emulator.walk import Walk
@@ -91,14 +92,14 @@ def read_sources(config: RunConfig) -> Sources:
 
 
 def _sampled_for(policy: Policy, world: ClusterSpec) -> ClusterSpec:
-    """Return *world* sampled as often as *policy* needs it: an autoscaler that needs more brings a
-    scraper of its own.
+    """Return *world* sampled as often as *policy* needs it, and with the load over the window that
+    it asks for: an autoscaler that needs more brings a scraper and a query of its own.
     """
-    samples_s = getattr(policy, "samples_s", None)
-    interval_s = world.world.scrape_interval_s
-    if samples_s is None or samples_s >= interval_s:
-        return world
-    return replace(world, world=replace(world.world, scrape_interval_s=samples_s))
+    times = world.world
+    interval_s = min(getattr(policy, "samples_s", None) or inf, times.scrape_interval_s)
+    window_s = getattr(policy, "load_window_s", None) or times.window_s
+    times = replace(times, scrape_interval_s=interval_s, window_s=window_s)
+    return replace(world, world=times)
 
 
 def resolve(config: RunConfig, scenario: Scenario, policy: Policy) -> RunConfig:

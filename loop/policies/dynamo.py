@@ -53,6 +53,7 @@ OptimizationTarget = Literal["sla", "throughput", "latency", "load"]
 GAUGES = ("running", "waiting", "kv_usage")
 TTFT_MS, ITL_MS, ISL, OSL = 500.0, 50.0, 3000.0, 150.0
 MINUTE_S, MS = 60.0, 1000.0
+ENGINES_S = 1.0
 # Of the KV cache and the queue of an engine: above the first one more is wanted, below the second
 # one less.
 UTILIZATIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -109,7 +110,6 @@ class DynamoPolicy:
     decode_scale_down_kv_rate: float | None = None
     max_num_batched_tokens: int = 8192
     name: str = "dynamo"
-    samples_s: float | None = None
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -140,6 +140,16 @@ class DynamoPolicy:
     def tick_s(self) -> float:
         """Return the shortest interval of what is on."""
         return self.load_interval_s if self._loads else self.throughput_interval_s
+
+    @property
+    def samples_s(self) -> float | None:
+        """Return how often load scaling looks into the engines, which tell of each iteration."""
+        return min(ENGINES_S, self.load_interval_s) if self._loads else None
+
+    @property
+    def load_window_s(self) -> float | None:
+        """Return over how long the traffic counts: the whole interval that ends."""
+        return self.throughput_interval_s if self._plans else None
 
     @property
     def _loads(self) -> bool:
@@ -179,6 +189,9 @@ class DynamoPolicy:
         engine = self._engine(view, perf, data)
         least = max(self.min_endpoint, bounds.low)
         choice: Choice | Why = NOT_YET
+        if kept is EMPTY:
+            # It begins with the interval that the first tick ends.
+            kept = replace(kept, planned_s=now_s - self.tick_s)
         if self._plans and now_s - kept.planned_s >= self.throughput_interval_s:
             kept = replace(self._observed(kept, view), planned_s=now_s)
             choice = self._throughput(view, kept, engine, least)

@@ -67,6 +67,11 @@ class ThroughHpaPolicy:
         """Return the samples that the policy behind needs."""
         return getattr(self.policy, "samples_s", None)
 
+    @property
+    def load_window_s(self) -> float | None:
+        """Return the window of the load that the policy behind needs."""
+        return getattr(self.policy, "load_window_s", None)
+
     def start(self) -> Kept:
         """Return the state before the first sync."""
         return Kept(inner=self.policy.start())

@@ -134,6 +134,7 @@ def test_what_is_no_policy_is_refused_at_once() -> None:
         ("tick_s", math.inf, "a number > 0"),
         ("samples_s", -1.0, "a number > 0, or None"),
         ("samples_s", 0, "a number > 0, or None"),
+        ("load_window_s", "180", "a number > 0, or None"),
         ("decide", 3, "something to call"),
     ],
 )
@@ -303,3 +304,13 @@ def test_samples_come_as_often_as_the_policy_needs() -> None:
     assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0
     assert read_sources(config(policy="slo")).world.world.scrape_interval_s == 15.0
     assert read_sources(config(policy="kpa")).config.period_s == 2.0
+
+
+def test_the_load_is_measured_over_the_window_that_the_policy_asks_for() -> None:
+    """Dynamo counts the requests of its whole interval; it was told of the last minute."""
+    planner, by_load = (
+        read_sources(config(policy=make_policy("dynamo", **options))).world.world
+        for options in ({}, {"optimization_target": "throughput"})
+    )
+    assert (planner.window_s, planner.scrape_interval_s) == (180.0, 15.0)
+    assert (by_load.window_s, by_load.scrape_interval_s) == (60.0, 1.0)

@@ -344,6 +344,14 @@ def test_dynamo_plans_for_the_expected_requests_and_steps_by_load() -> None:
         assert decision.targets["s1"].replicas == replicas
 
 
+def test_dynamo_plans_first_when_its_first_interval_is_over() -> None:
+    """With load scaling it planned at its first tick, of a traffic of five seconds."""
+    policy = make_policy("dynamo", load_scaling=True, predictor="constant")
+    see = under(lambda _now_s: 1, load=replace(BUSY, rate_rpm=60_000.0))
+    found = replicas_of(played(policy, see, until_s=180.0))
+    assert (max(found[:-1]), found[-1]) == (1, 9)
+
+
 def test_dynamo_estimates_by_load_what_the_next_request_would_meet() -> None:
     """As its planner does: what is cached is not computed, the next request is there, and so are
     the prompts that come between; of what waits the survivors of one less have their part.
@@ -673,7 +681,7 @@ def test_dynamo_reaches_what_throughput_asks_for_without_a_kv_gauge(
         )
 
     policy = make_policy("dynamo", load_scaling=True, predictor="constant", max_gpus=max_gpus)
-    decisions = played(policy, see, until_s=30.0)
+    decisions = played(policy, see, until_s=200.0)
     assert min(replicas_of(decisions)) >= 2
     assert (max(replicas_of(decisions)) > 2) is more
     assert decisions[-1].targets["s1"].why.kind == "held-unknown"
