@@ -15,6 +15,7 @@ from rich.text import Text
 from experiments.compare.files import details_of, finished, read_table
 from experiments.compare.report import (
     DIFFERENCES,
+    TELL,
     axis_text,
     differences_table,
     front_of,
@@ -49,7 +50,6 @@ from twin.spec import SpecError
 
 CURVES_MAX = 12  # lines of one chart that can be told apart
 _AXES = ("alpha", "period_s", "interval_s")
-_TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
 
 Details = Mapping[str, Mapping[str, Any]]
 Cell = tuple[str, pd.DataFrame]
@@ -205,7 +205,7 @@ def _sweep_cells(own: pd.DataFrame) -> list[Cell]:
 
 def _cell_name(key: Any, many: Sequence[str], *, alone: bool = False) -> str:
     policy, *values = key
-    told = [_TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
+    told = [TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
     return ", ".join(told if alone else [str(policy), *told])
 
 
@@ -414,9 +414,7 @@ def _sweep_differences(done: pd.DataFrame) -> list[Item]:
     for metric in (ATTAINMENT, COST):
         rows = []
         for key, runs in done.groupby(by, sort=False) if by else [((), done)]:
-            told = [
-                _TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)
-            ]
+            told = [TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)]
             for policy in policies[1:]:
                 found = paired_difference(runs, metric.column, first=policies[0], second=policy)
                 if found.n:
@@ -445,7 +443,7 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
     # What is the same in all rows tells none of them from another, and a label is short.
     parts = [
         name
-        for name in ("scenario", "policy", "alpha", "period_s")
+        for name in ("scenario", "policy", *_AXES)
         if name in differences and differences[name].nunique() > 1
     ]
     for column in DIFFERENCES[:3]:
@@ -454,16 +452,16 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
             if not math.isfinite(row[column.name]):
                 continue
             told = [
-                f"{row[name]}" if name in ("scenario", "policy") else _TELL[name].format(row[name])
+                f"{row[name]}" if name in ("scenario", "policy") else TELL[name].format(row[name])
                 for name in parts
                 if name != row["axis"] and isinstance(row[name], str | int | float)
             ]
             found.append(
                 Difference(
                     name=", ".join([f"{axis_text(row['to'])} − {axis_text(row['from'])}", *told]),
-                    mean=row[column.name],
-                    low=row[f"{column.name}_low"],
-                    high=row[f"{column.name}_high"],
+                    mean=row[column.name] * column.scale,
+                    low=row[f"{column.name}_low"] * column.scale,
+                    high=row[f"{column.name}_high"] * column.scale,
                 )
             )
         if found:
