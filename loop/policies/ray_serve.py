@@ -30,6 +30,7 @@ from loop.types import Decision, ServerView, Snapshot, Why, WhyKind
 if TYPE_CHECKING:
     from loop.spec import SystemData
 
+LAST_MIN_S = 1e-3  # of the last point, which holds until now
 SLACK_S = 1e-6  # clocks count in fractions that are not exact
 POINTS_A_SECOND = 100  # times of points are rounded to hundredths of a second
 Aggregation = Literal["mean", "max", "min"]
@@ -226,8 +227,9 @@ class RayServePolicy:
     """Scales so that a replica has *target* of its max batch ongoing, as num_replicas="auto" has 2
     of 5.
 
-    Decisions are made when gauges come, every 10 s: between two of them nothing changes that a
-    decision looks at but the delays, which are whole multiples of that.
+    Handles record every 0.5 s and report every 10 s. Decisions are made when reports come: between
+    two of them nothing changes that a decision looks at but the delays, which are whole multiples
+    of that.
     """
 
     target: float = 0.4
@@ -242,7 +244,7 @@ class RayServePolicy:
     max_replicas: int = 100
     name: str = "ray_serve"
     tick_s: float = 10.0
-    samples_s: float | None = 10.0
+    samples_s: float | None = 0.5
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -279,8 +281,11 @@ class RayServePolicy:
         after_s = kept.points[-1][0] if kept.points else -math.inf
         new = samples_of(view, now_s=now_s, after_s=after_s)
         points = (*kept.points, *((one.at_s, float(one.running + one.waiting)) for one in new))
-        points = tuple(one for one in points if one[0] > now_s - self.look_back_period_s)
-        demand = aggregated([points], self.aggregation, last_s=self.samples_s or 1.0)
+        # Where pods are scraped less often than that, the last gauge is what is known.
+        begin_s = now_s - self.look_back_period_s
+        points = tuple(one for one in points if one[0] > begin_s) or points[-1:]
+        last_s = max(now_s - points[-1][0], LAST_MIN_S) if points else LAST_MIN_S
+        demand = aggregated([points], self.aggregation, last_s=last_s)
         if demand is None:
             return Answer(choice=NOT_SAMPLED, state=replace(kept, points=points))
         config = self._config(self.target * view.max_batch)

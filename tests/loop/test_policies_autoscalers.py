@@ -164,6 +164,22 @@ def test_samples_of_the_window_are_taken_once() -> None:
     assert samples_of(latest, now_s=10.0, after_s=6.0) == []
 
 
+@pytest.mark.parametrize(("interval_s", "ongoing"), [(12.0, 60.0), (50.0, 40.0)])
+def test_ray_serve_lets_the_last_gauge_hold_until_now(interval_s: float, ongoing: float) -> None:
+    """It counted for one interval of the twin; and gauges that are rarer than the look-back is long
+    held the server.
+    """
+
+    def see(now_s: float, _replicas: int) -> ServerView:
+        age_s = now_s % interval_s or interval_s
+        count = 40 if now_s - age_s < 160.0 else 80
+        return server_view(running=count, load=BUSY, max_batch=10, sample_age_s=age_s)
+
+    decision = played(make_policy("ray_serve"), see, until_s=180.0)[-1].targets["s1"]
+    # Of the last 30 s: of 156 s and of 168 s, or of 150 s only.
+    assert decision.why.details == {"ongoing": ongoing}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_ray_serve_decides_the_same_every_ten_seconds_as_every_tenth_of_one(seed: int) -> None:
     """Gauges come every 10 s and the delays are multiples of it: the iterations between change
