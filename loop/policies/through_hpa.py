@@ -77,11 +77,13 @@ class ThroughHpaPolicy:
         return Kept(inner=self.policy.start())
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: Kept) -> tuple[Decision, Kept]:
-        """Return what one sync makes of what the policy behind wanted last."""
+        """Return what one sync makes of what the policy behind wanted by the sync before: what it
+        exports is scraped before the HPA can ask for it.
+        """
+        wanted = state.decision.targets
         if snapshot.now_s - state.decided_s >= self.policy.tick_s:
             decision, inner = self.policy.decide(snapshot, _staying(snapshot, data), state.inner)
             state = replace(state, inner=inner, decided_s=snapshot.now_s, decision=decision)
-        wanted = state.decision.targets
 
         def rule(
             view: ServerView, bounds: ReplicaBounds, memory: Memory | None, now_s: float
