@@ -41,7 +41,7 @@ GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "keda": ("target", (0.4, 0.5, 0.6, 0.75, 0.85)),
     "kpa": ("target_utilization", (0.5, 0.6, 0.7, 0.8, 0.9)),
     "wva": ("kv_cache_threshold", (0.5, 0.6, 0.7, 0.8, 0.9)),
-    "ray_serve": ("target", (0.2, 0.3, 0.4, 0.6, 0.8)),
+    "ray_serve": ("target", (0.3, 0.4, 0.5, 0.6, 0.75)),
     "aibrix": ("target", (0.3, 0.4, 0.5, 0.6, 0.75)),
     "dynamo": ("throughput_interval_s", (30.0, 60.0, 90.0, 120.0, 180.0)),
     "predictive": ("headroom", (0.0, 0.1, 0.2, 0.3, 0.4)),

@@ -177,7 +177,7 @@ class AibrixPolicy:
     max_replicas: int = 100
     name: str = "aibrix"
     tick_s: float = 10.0
-    samples_s: float | None = 10.0
+    samples_s: float | None = 1.0
 
     def __post_init__(self) -> None:
         check = Options(self.name)

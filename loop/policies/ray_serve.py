@@ -224,15 +224,15 @@ EMPTY = Kept()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayServePolicy:
-    """Scales so that a replica has *target* of its max batch ongoing, as num_replicas="auto" has 2
-    of 5.
+    """Scales so that a replica has *target* of its max batch ongoing, by default a half as in Ray's
+    examples of LLMs.
 
     Handles record every 0.5 s and report every 10 s. Decisions are made when reports come: between
     two of them nothing changes that a decision looks at but the delays, which are whole multiples
     of that.
     """
 
-    target: float = 0.4
+    target: float = 0.5
     look_back_period_s: float = 30.0
     aggregation: Aggregation = "mean"
     upscale_delay_s: float = 30.0
