@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.shapes import burst, constant, steps
+from emulator.load import ServerLoad
+from emulator.shapes import Curve, burst, constant, steps
+from emulator.walk import OfferedLoad, Walk
 from experiments.compare import (
     CompareConfig,
     CompareResult,
@@ -29,12 +32,14 @@ from experiments.compare.report import (
     settings_of,
     summary,
 )
-from experiments.compare.rows import NO_START_UP, last_jump_s
+from experiments.compare.rows import NO_START_UP, after_step, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
 from experiments.figures import SCREEN, SERIES, Form
 from experiments.grid import SweepConfig
+from experiments.run import simulate
+from experiments.sources import read_sources
 from experiments.tables import signed, text_console
 from inferno.cli.plot import plot_directory
 from loop.policies.hpa import HpaPolicy
@@ -474,8 +479,38 @@ def test_a_comparison_needs_a_policy_and_each_one_once() -> None:
         CompareConfig(contenders=contenders(("slo", "slo")))
 
 
+def load(server: str, curve: Curve, *, counted: bool = False) -> ServerLoad:
+    """Return a load of *server* that moves as *curve*."""
+    nominal = OfferedLoad(rate_rpm=60.0, in_tokens=100.0, out_tokens=100.0)
+    walk = Walk(kind="reverting", alpha=0.0)
+    return ServerLoad(
+        server=server, index=0, seed=1, nominal=nominal, walk=walk, curve=curve, counted=counted
+    )
+
+
 def test_a_jump_that_stays_is_what_settling_is_measured_from() -> None:
-    """A ramp has none, and bursts never settle."""
-    assert last_jump_s(steps([(600.0, 2.0), (1200.0, 0.5)])) == 1200.0
-    assert last_jump_s(constant()) is None
-    assert last_jump_s(burst(factor=4, start_s=300, length_s=90, every_s=600)) is None
+    """A ramp has none, bursts never settle, and a load that was counted jumps every minute."""
+    jumps = steps([(600.0, 2.0), (1200.0, 0.5)])
+    assert last_jump_s(load("a", jumps)) == 1200.0
+    assert last_jump_s(load("a", constant())) is None
+    assert last_jump_s(load("a", jumps, counted=True)) is None
+    assert last_jump_s(load("a", burst(factor=4, start_s=300, length_s=90, every_s=600))) is None
+
+
+def test_each_server_settles_after_a_jump_of_its_own(done: Done) -> None:
+    """That of the first server was taken for all: where only another one's load jumped, overshoot
+    and settling time were empty.
+    """
+    sources = read_sources(replace(done[0].loads.base, scenario="step", policy="slo"))
+    first, second = sources.loads
+    result = simulate(sources)
+    early = steps([(60.0, 2.0)])
+    both = after_step(result, (replace(first, curve=early), replace(second, curve=early)))
+    halves = [
+        after_step(result, (replace(first, curve=a), replace(second, curve=b)))
+        for a, b in ((early, constant()), (constant(), early))
+    ]
+    assert both["overshoot"] == sum(half["overshoot"] or 0.0 for half in halves)
+    assert both["settling_s"] == max(half["settling_s"] or 0.0 for half in halves)
+    assert None not in halves[1].values()
+    assert set(after_step(result, (first, second)).values()) == {None}
