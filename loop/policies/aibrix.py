@@ -304,7 +304,7 @@ class AibrixPolicy:
             # Those that do not tell are no fuller for what the others are: they count as empty, and
             # nothing is taken away.
             return sum(values) / len(ready if not_told(view, self.metric) else values)
-        if not_told(view, self.metric):
+        if not_told(view, self.metric) or view.pods:
             return None
         return total_of(view, self.metric) / max(view.ready, 1)
 

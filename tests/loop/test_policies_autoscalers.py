@@ -328,6 +328,17 @@ def test_wva_adds_one_at_a_time_and_none_while_one_starts() -> None:
     assert replicas_of(found) == [2, 2]
 
 
+@pytest.mark.parametrize("name", ["aibrix", "wva"])
+def test_pods_that_nobody_has_sampled_yet_are_neither_idle_nor_full(name: str) -> None:
+    """A router's figures are there before the first of a pod that has just begun: aibrix took two
+    of three away for it, and wva asked for a fourth.
+    """
+    pods = tuple(pod_view(f"p{i}", sample_age_s=None) for i in range(3))
+    view = server_view(wanted=3, ready=3, load=BUSY, pods=pods, max_batch=10, sample_age_s=5.0)
+    found = replicas_of(played(make_policy(name), lambda *_seen: view, until_s=60.0))
+    assert set(found) == {3}
+
+
 def test_wva_goes_by_the_peak_of_the_last_minute() -> None:
     """The original asks for max_over_time[1m]. By the latest gauges a replica was taken away as
     soon as a queue was gone, and came back with the next.
