@@ -46,7 +46,7 @@ from loop.spec import gpus
 from loop.types import Decision, PodView, ServerView, Snapshot, Why, WhyKind
 
 if TYPE_CHECKING:
-    from loop.spec import Perf, SystemData
+    from loop.spec import Load, Perf, SystemData
     from twin.spec import LatencyModel
 
 OptimizationTarget = Literal["sla", "throughput", "latency", "load"]
@@ -61,6 +61,7 @@ UTILIZATIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
 )
 UNKNOWN_MODEL = Why(kind="held-unknown", text="the data have no latency model of it")
 NOT_YET = Why(kind="unchanged", text="between two intervals")
+NO_TRAFFIC = Why(kind="held-unknown", text="the traffic of the interval is not known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +194,11 @@ class DynamoPolicy:
             # It begins with the interval that the first tick ends.
             kept = replace(kept, planned_s=now_s - self.tick_s)
         if self._plans and now_s - kept.planned_s >= self.throughput_interval_s:
-            kept = replace(self._observed(kept, view), planned_s=now_s)
-            choice = self._throughput(view, kept, engine, least)
+            kept = replace(kept, planned_s=now_s)
+            choice = NO_TRAFFIC
+            if view.load is not None:
+                kept = self._observed(kept, view, view.load)
+                choice = self._throughput(view, kept, engine, least)
             if self._loads and isinstance(choice, Choice):
                 kept = replace(kept, lower=choice.replicas)
         if self._loads:
@@ -219,11 +223,8 @@ class DynamoPolicy:
 
     # -- by throughput
 
-    def _observed(self, kept: Kept, view: ServerView) -> Kept:
+    def _observed(self, kept: Kept, view: ServerView, load: Load) -> Kept:
         """Return what is remembered with the traffic of the interval that ends."""
-        load = view.load
-        if load is None:
-            return kept
         count = load.rate_rpm * self.throughput_interval_s / MINUTE_S
         # An idle interval tells nothing of the requests: they keep the shape that they had.
         shape = (
@@ -245,8 +246,6 @@ class DynamoPolicy:
             predicted(self.predictor, series, log1p=self.log1p)
             for series in (kept.requests, kept.isl, kept.osl, kept.hits)
         )
-        if not kept.requests:
-            return Why(kind="held-unknown", text="no traffic has been seen yet")
         rps = requests / self.throughput_interval_s
         found = engine.capacity(isl=isl, osl=osl, hit=hit)
         if found is None:

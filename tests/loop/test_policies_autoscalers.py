@@ -379,6 +379,19 @@ def test_dynamo_plans_first_when_its_first_interval_is_over() -> None:
     assert (max(found[:-1]), found[-1]) == (1, 9)
 
 
+def test_dynamo_plans_nothing_of_an_interval_of_which_nobody_tells() -> None:
+    """It went on asking for what it expected of the intervals before."""
+    heavy, unknown = (
+        under(lambda _now_s: 1, load=load) for load in (replace(BUSY, rate_rpm=60_000.0), None)
+    )
+    found = played(
+        make_policy("dynamo", predictor="constant"),
+        lambda now_s, replicas: (heavy if now_s < 200.0 else unknown)(now_s, replicas),
+        until_s=400.0,
+    )
+    assert replicas_of(found) == [9, 9]
+
+
 def test_dynamo_estimates_by_load_what_the_next_request_would_meet() -> None:
     """As its planner does: what is cached is not computed, the next request is there, and so are
     the prompts that come between; of what waits the survivors of one less have their part.
