@@ -28,7 +28,8 @@ from loop.types import Load
 from twin.spec import Delay
 
 CLAIRVOYANT, PERFECT, NO_START_UP = "clairvoyant", "perfect scaler", "without start-up"
-BOUNDS = (CLAIRVOYANT, "static_peak")
+STATIC_PEAK = "static_peak"
+BOUNDS = (CLAIRVOYANT, STATIC_PEAK)
 TIMELINE_S = 30.0
 
 

@@ -230,9 +230,26 @@ def test_the_advice_compares_equal_loads_and_seeds() -> None:
     assert advice(results)[0].startswith("for this load take mine: 99.0 %")
 
 
+def test_the_advice_says_where_scaling_does_not_pay() -> None:
+    """A user was told to take 40 % more than the fixed count costs that stood in the same table."""
+    results = rows(slo=(0.99, 90.0), static_peak=(1.0, 60.0))
+    told = "; static_peak, which is told the peak, does better: 100.0 % at $ 60.00/h"
+    assert advice(results)[0].endswith(told)
+    assert "static_peak" not in advice(rows(slo=(0.99, 50.0), static_peak=(1.0, 60.0)))[0]
+    # Under equal loads and seeds only.
+    assert "static_peak" not in advice(results.iloc[:-1])[0]
+
+
+def test_the_advice_says_what_its_policy_did_not_decide() -> None:
+    """Half of its cycles failed, it held what it had, and that was advised without a word."""
+    results = rows(slo=(0.99, 90.0)).assign(cycles=60, cycles_failed=[30, 1])
+    assert advice(results)[0].endswith("; 31 of its 120 cycles had an error")
+    assert "error" not in advice(results.assign(cycles_failed=0))[0]
+
+
 def test_without_a_policy_that_finished_the_advice_says_why() -> None:
     """It was an empty line, or a traceback."""
-    assert advice(rows(static_peak=(1.0, 9.0))) == (
+    assert advice(rows(static_peak=(1.0, 9.0), static_peak_without=(1.0, 9.0))) == (
         "only bounds were compared, which nobody can run: name a policy beside them",
     )
     assert advice(rows(slo=(1.0, 9.0)).assign(error="broke")) == (
