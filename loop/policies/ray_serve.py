@@ -30,6 +30,8 @@ from loop.types import Decision, ServerView, Snapshot, Why, WhyKind
 if TYPE_CHECKING:
     from loop.spec import SystemData
 
+REPORT_S = 10.0
+RECORD_SHARE = 0.2  # of the look-back
 LAST_MIN_S = 1e-3  # of the last point, which holds until now
 SLACK_S = 1e-6  # clocks count in fractions that are not exact
 POINTS_A_SECOND = 100  # times of points are rounded to hundredths of a second
@@ -227,9 +229,9 @@ class RayServePolicy:
     """Scales so that a replica has *target* of its max batch ongoing, by default a half as in Ray's
     examples of LLMs.
 
-    Handles record every 0.5 s and report every 10 s. Decisions are made when reports come: between
-    two of them nothing changes that a decision looks at but the delays, which are whole multiples
-    of that.
+    Handles record five times in the look-back, and report every 10 s. Decisions are made when
+    reports come: between two of them little changes but the delays, which are whole multiples of
+    that.
     """
 
     target: float = 0.5
@@ -243,8 +245,7 @@ class RayServePolicy:
     min_replicas: int = 1
     max_replicas: int = 100
     name: str = "ray_serve"
-    tick_s: float = 10.0
-    samples_s: float | None = 0.5
+    tick_s: float = REPORT_S
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -257,6 +258,11 @@ class RayServePolicy:
             check.number("downscale_to_zero_delay_s", self.downscale_to_zero_delay_s, low=0.0)
         check.whole("min_replicas", self.min_replicas, low=0)
         check.whole("max_replicas", self.max_replicas, low=max(self.min_replicas, 1))
+
+    @property
+    def samples_s(self) -> float | None:
+        """Return how often handles record what is ongoing."""
+        return min(RECORD_SHARE * self.look_back_period_s, REPORT_S)
 
     def start(self) -> State:
         """Return the state of a controller that has just begun."""
