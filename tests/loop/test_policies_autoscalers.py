@@ -379,6 +379,34 @@ def test_dynamo_plans_first_when_its_first_interval_is_over() -> None:
     assert (max(found[:-1]), found[-1]) == (1, 9)
 
 
+@pytest.mark.parametrize(
+    ("kv_tokens", "wanted", "draining", "replicas"),
+    [
+        (40, 2, 1, 2),  # what ends is waited for: its load comes to the others
+        (40, 3, 0, 1),  # those that are ready have enough to spare, also for one that starts
+        (55, 3, 0, 2),  # one less would be full: what starts is not needed, what is ready is
+        (90, 3, 0, 3),  # what starts is waited for
+        (120, 3, 0, 3),
+        (120, 2, 0, 3),
+    ],
+)
+def test_dynamo_by_load_may_call_off_what_starts_and_waits_for_what_ends(
+    kv_tokens: int, wanted: int, draining: int, replicas: int
+) -> None:
+    """It took away one more every 5 s while those before still ended, and called nothing off. As
+    the planner itself decides, of the same 20,000 random states.
+    """
+    data = system()
+    perf = {key: replace(one, kv_tokens=100) for key, one in data.perf.items()}
+    pods = tuple(pod_view(f"p{i}", kv_tokens_used=kv_tokens) for i in range(2))
+    started = {"wanted": wanted, "ready": 2, "starting": wanted - 2, "draining": draining}
+    view = server_view(pods=pods, load=BUSY, **started)
+    policy = make_policy("dynamo", optimization_target="throughput")
+    sight = Snapshot(now_s=5.0, servers={"s1": view})
+    decision, _ = policy.decide(sight, replace(data, perf=perf), policy.start())
+    assert decision.targets["s1"].replicas == replicas
+
+
 def test_dynamo_plans_nothing_of_an_interval_of_which_nobody_tells() -> None:
     """It went on asking for what it expected of the intervals before."""
     heavy, unknown = (
