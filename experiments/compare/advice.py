@@ -200,7 +200,8 @@ def _start_up(results: pd.DataFrame, best: str) -> str:
     without = done[done["policy"] == f"{best} {NO_START_UP}"].set_index("cell")
     with_it = done[done["policy"] == best].set_index("cell")
     both = without.index.intersection(with_it.index)
-    if not len(both):
+    # Another policy may be the best under some of the loads, and this one not known there.
+    if set(without.loc[both, "scenario"]) != set(with_it["scenario"]):
         return ""
     lost = (without.loc[both, "attainment"] - with_it.loc[both, "attainment"]).astype(float).mean()
     return f"start-up costs you {100 * max(lost, 0.0):.1f} points" if np.isfinite(lost) else ""

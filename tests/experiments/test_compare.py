@@ -178,6 +178,16 @@ def test_the_advice_says_what_it_saves_and_what_start_up_costs() -> None:
     )
 
 
+def test_what_start_up_costs_over_all_loads_is_told_if_it_is_known_of_all() -> None:
+    """Where another policy was the best under the second load, the first one's answer stood for
+    both.
+    """
+    day = rows(slo=(0.99, 92.0), hpa=(0.98, 99.0), slo_without=(1.0, 90.0))
+    step = rows(slo=(0.9, 92.0), hpa=(0.95, 90.0), hpa_without=(1.0, 90.0))
+    lines = advice(pd.concat([day, step.assign(scenario="step", cell=step["cell"] + 2)]))
+    assert [line.count("start-up costs you") for line in lines] == [1, 1, 0]
+
+
 def test_the_advice_says_what_its_points_cost() -> None:
     """ "No worse than hpa" would be said of 8 % more cost, or "nan %" where nobody asks."""
     dearer = rows(slo=(0.993, 100.0), hpa=(0.99, 92.5)).assign(objective_usd_per_h=[1, 1, 2, 2])
