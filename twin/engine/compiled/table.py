@@ -113,11 +113,14 @@ class ReplicaTable:
         told = (self._ints, self._floats, self._sizes, self._instants)
         # To tell an address takes half the time that it takes to tell an array.
         self._told_at = tuple(ctypes.addressof(one) for one in told)
-        self._hold()
+        # Whether an array was made anew since compiled code was told where they are: a table that
+        # is set up makes most of them several times before the first call.
+        self._moved = True
         records.sources.append(self.flush)
 
     def _hold(self) -> None:
         """Take down where the arrays are, and how long, after one of them was made anew."""
+        self._moved = False
         s, order = self.state, self._order
         last, last_floats, last_buckets = self._last
         scratch, scratch_floats, scratch_buckets = self._scratch
@@ -274,6 +277,8 @@ class ReplicaTable:
         if 4 * len(rows) > len(self._order[0]):
             size = 4 << len(rows).bit_length()
             self._order = (np.empty(size, np.int64), np.empty(size))
+            self._moved = True
+        if self._moved:
             self._hold()
         (slot, now_s), (what, after_s) = one, look
         scrapes_at, samples_at, sums_at, count = scrapes
@@ -440,7 +445,7 @@ class ReplicaTable:
             more = max(index + 1 - have, have)
             self.scraped = _grown(self.scraped, more)
             self.scraped_sums = _grown(self.scraped_sums, more)
-            self._hold()
+            self._moved = True
 
     def make_slots(self, count: int) -> None:
         """Have room for *count* more requests, and for the records of all that there are."""
@@ -457,7 +462,7 @@ class ReplicaTable:
             first = len(s.requests) - more
             s.pool[free : free + more] = np.arange(first + more - 1, first - 1, -1)
             s.sizes[0] = free + more
-            self._hold()
+            self._moved = True
         if rows + held + count > len(s.log):
             if rows >= _CHUNK and not self.objects:
                 self.flush()
@@ -468,7 +473,7 @@ class ReplicaTable:
                 self.state = s._replace(
                     log=_grown(s.log, more), log_times=_grown(s.log_times, more)
                 )
-                self._hold()
+                self._moved = True
 
     def _make_rows(self, rows: int, *, block_size: int) -> None:
         s = self.state
@@ -482,10 +487,10 @@ class ReplicaTable:
             )
             ints, floats, buckets = self._last
             self._last = (_grown(ints, more), _grown(floats, more), _grown(buckets, more))
-            self._hold()
+            self._moved = True
         if block_size > s.counts.shape[1]:
             self.state = self.state._replace(counts=_wider(s.counts, block_size))
-            self._hold()
+            self._moved = True
 
     def make_batch(self, row: int, batch: int) -> None:
         """Have room for so many requests in the batch of *row*."""
@@ -499,7 +504,7 @@ class ReplicaTable:
         if end > len(s.keys):
             more = max(end - len(s.keys), len(s.keys))
             self.state = s = s._replace(keys=_grown(s.keys, more), slots=_grown(s.slots, more))
-            self._hold()
+            self._moved = True
         for column in (s.keys, s.slots):
             column[self._heap_end : self._heap_end + room] = column[begin : begin + room]
         s.ints[row, [at.HEAP, at.HEAP_ROOM]] = self._heap_end, room_now
