@@ -36,10 +36,26 @@ ONE_PROCESS = LocalProcesses(jobs=1)
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+def printed() -> io.StringIO:
+    """Return what the grid prints."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def swept(
+    printed: io.StringIO, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pd.DataFrame, Path]:
     """Run the grid once, on one process."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    return sweep(GRID, out, executor=ONE_PROCESS), out
+    console = Console(file=printed, width=80)
+    return sweep(GRID, out, executor=ONE_PROCESS, console=console), out
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
+    """Run three seeds once, on one process; who alters the files does so in a copy."""
+    out = tmp_path_factory.mktemp("few") / "out"
+    return sweep(FEW, out, executor=ONE_PROCESS), out
 
 
 def numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -133,16 +149,16 @@ def test_a_changed_grid_reuses_only_the_runs_that_are_the_same(
     )
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    few: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
     """What was finished is kept; the result is that of a sweep never interrupted."""
     with pytest.raises(KeyboardInterrupt):
         sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, work=InterruptAfter(2))
     assert len(list((tmp_path / "runs").glob("*.json"))) == 2
     resumed = sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     assert resumed.reused == 2
-    pd.testing.assert_frame_equal(
-        numbers(resumed.results), numbers(sweep(FEW, tmp_path / "other", executor=ONE_PROCESS))
-    )
+    pd.testing.assert_frame_equal(numbers(resumed.results), numbers(few[0]))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -180,11 +196,13 @@ def test_a_sweep_in_which_all_fail_still_ends_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "other", "emptied"])
-def test_a_damaged_row_is_told_in_a_line_before_anything_runs(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_row_is_told_in_a_line_before_anything_runs(
+    few: tuple[pd.DataFrame, Path], tmp_path: Path, damage: str
+) -> None:
     """Silently repeating it would hide a failing disk; silently using it would falsify the
     table.
     """
-    sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS)
+    shutil.copytree(few[1], tmp_path, dirs_exist_ok=True)
     path = sorted((tmp_path / "runs").glob("*.json"))[1]
     text = path.read_text()
     content = {
@@ -199,9 +217,9 @@ def test_a_damaged_row_is_told_in_a_line_before_anything_runs(tmp_path: Path, da
     assert "\n" not in str(told.value)
 
 
-def test_a_damaged_table_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_damaged_table_is_told_in_a_line(few: tuple[pd.DataFrame, Path], tmp_path: Path) -> None:
     """On resume, where it is about to be written anew, and to plot, which needs it."""
-    sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS)
+    shutil.copytree(few[1], tmp_path, dirs_exist_ok=True)
     (tmp_path / "results.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(SpecError, match=r"results\.parquet"):
         sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
@@ -232,16 +250,16 @@ def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(
     assert again == {*names, *(f"{stem}.svg" for stem in stems)}
 
 
-def test_the_printed_table_says_what_was_offered_and_how_fast(tmp_path: Path) -> None:
+def test_the_printed_table_says_what_was_offered_and_how_fast(
+    swept: tuple[pd.DataFrame, Path], printed: io.StringIO
+) -> None:
     """Plain lines off a terminal, then the table with intervals, offered load and requests per CPU
     second.
     """
-    out = io.StringIO()
-    grid = SweepConfig(base=BASE, policies=("slo", "static"), seeds=2)
-    results = sweep(grid, tmp_path, executor=ONE_PROCESS, console=Console(file=out, width=80))
-    text = out.getvalue()
-    assert "4/4 disturbed" in text
-    assert f"{results['offered_rpm'].mean():,.0f}" in text
+    results, text = swept[0], printed.getvalue()
+    calm = results[results["alpha"] == 0.1]
+    assert "16/16 disturbed" in text
+    assert f"{calm['offered_rpm'].mean():,.0f}" in text
     assert "reqs/" in text
     assert re.search(r"slo +0.1 +30 +[0-9.]+ \[[0-9.]+, [0-9.]+\]", text)
     assert "difference from slo, in pairs of equal seeds" in text
