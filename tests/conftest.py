@@ -78,6 +78,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage among what the tests make, and no more among the tests."""
+    """Look for garbage among what the tests make, and no more among the tests; less often than
+    Python would, which takes what a test keeps for garbage again and again.
+    """
     gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
     gc.enable()
