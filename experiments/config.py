@@ -152,9 +152,10 @@ def run_id(
     truth_digest: str,
     scenario_digest: str,
     policy_digest: str,
+    extensions_digest: str = "",
 ) -> str:
     """Return the hash that names a run: equal data, scenario, settings, seed, code of the policy
-    and package version, and only these.
+    and of extensions ("" if there are none), package version, and only these.
 
     The digests stand for what the files hold, so where they lie does not matter.
     """
@@ -165,6 +166,8 @@ def run_id(
         "scenario": scenario_digest,
         "policyCode": policy_digest,
     }
+    if extensions_digest:
+        settings["extensionsCode"] = extensions_digest
     # What tables call a policy makes no other run of it.
     del settings["policy_label"]
     identity = {"settings": settings, "version": package_version()}

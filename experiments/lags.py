@@ -64,8 +64,7 @@ def lag_row(planned: Lagging) -> Row:
     """Return the row of *planned*: its scores, and the seconds of each of PARTS."""
     sources = shortened(told_peaks(read_sources(planned.config)), planned.without)
     result = simulate(sources)
-    step_s = last_jump_s(sources.loads[0].curve)
-    lags = {} if step_s is None else lags_of(result, sources, step_s=step_s)
+    lags = lags_of(result, sources)
     return {
         **row_of(planned, result.summary | result.timings),
         "without": planned.without,
@@ -73,18 +72,22 @@ def lag_row(planned: Lagging) -> Row:
     }
 
 
-def lags_of(result: RunResult, sources: Sources, *, step_s: float) -> dict[str, float]:
-    """Return the seconds of each of PARTS from *step_s* on, as means over the servers that a policy
-    made larger after it; nothing if there is none.
+def lags_of(result: RunResult, sources: Sources) -> dict[str, float]:
+    """Return the seconds of each of PARTS from the last jump of the load of a server on, as means
+    over those that a policy made larger after it; nothing if there is none.
 
     What is timed is the pod with which a server first had as many as it has in the end. "window" is
     all the time for which the policy could see something of the step and did not ask for that pod:
     the window fills, and a policy may have its own waits.
     """
     interval_s = sources.world.world.scrape_interval_s
+    histories = desired_by_server(result.cycles)
     found = []
-    for name, history in desired_by_server(result.cycles).items():
-        own = result.pods["server"] == result.names.index(name)
+    for load in sources.loads:
+        step_s, history = last_jump_s(load), histories.get(load.server)
+        if step_s is None or history is None:
+            continue
+        own = result.pods["server"] == result.names.index(load.server)
         pods = {column: values[own] for column, values in result.pods.items()}
         one = _lags(history, pods, step_s=step_s, interval_s=interval_s)
         if one is not None:
@@ -175,7 +178,7 @@ def print_lags(console: Console, done: pd.DataFrame) -> None:
     if done.empty:
         return
     lines = []
-    for key, runs in done.groupby(["scenario", "policy", "alpha", "period_s"], sort=True):
+    for key, runs in done.groupby(["scenario", "policy", "alpha", "period_s"], sort=False):
         means = runs.groupby("without")[["attainment"]].mean()["attainment"] * 100.0
         whole = runs[runs["without"] == ""]
         for part in PARTS:

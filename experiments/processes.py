@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from typing import Generic, TypeVar
 
@@ -80,7 +81,9 @@ def _on_processes(
                 while queue or flying:
                     while queue and len(flying) < jobs:
                         index, task = queue.popleft()
-                        flying[pool.submit(attempt, work, index, task)] = (index, task)
+                        with _interrupts_held():
+                            future = pool.submit(attempt, work, index, task)
+                        flying[future] = (index, task)
                     done, _ = wait(flying, return_when=FIRST_COMPLETED)
                     for future in done:
                         outcome = future.result()
@@ -97,11 +100,27 @@ def _on_processes(
 def _alone(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
     with _processes(1) as pool:
         try:
-            return pool.submit(attempt, work, index, task).result()
+            with _interrupts_held():
+                future = pool.submit(attempt, work, index, task)
+            return future.result()
         except BrokenProcessPool:
             return Outcome(
                 index=index, error="its process was killed (out of memory?), or has ended by itself"
             )
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Leave Ctrl-C to the parent: a process that is spawned inside never hears of it, not even
+    while it imports, and shows no traceback. The parent hears of it afterwards.
+    """
+    # It would lift the block when it starts with the first process.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -125,10 +144,7 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it ended: an orphan would simulate
-    for nobody.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End when the parent ends, however it ended: an orphan would simulate for nobody."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a spawned process"
 

@@ -11,8 +11,12 @@ import pandas as pd
 from twin.spec import SpecError
 
 KEYS = ["scenario", "policy", "seed"]
-AXES = ("alpha", "interval_s", "period_s")
-NEEDED = {*KEYS, "attainment", "cost_usd_per_h"}
+# What makes another load of the same scenario and seed; a period is the policy's own.
+LOAD = ("alpha", "interval_s", "hours", "walk")
+AXES = (*LOAD, "period_s")
+# The figures that are compared: the most that each can be, and what is expected.
+RANGES = {"attainment": (1.0, "shares of 0 to 1"), "cost_usd_per_h": (1e12, "dollars of 0 to 1e12")}
+NEEDED = {*KEYS, *RANGES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +29,13 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The difference of one policy under one scenario, in pairs of equal seeds: points of
-    attainment and share of cost. worse says what got worse, "" if nothing did.
+    """The difference of one policy under one scenario, in so many pairs of equal loads and seeds:
+    points of attainment and share of cost. worse says what got worse, "" if nothing did.
     """
 
     scenario: str
     policy: str
-    seeds: int
+    pairs: int
     points: float
     cost: float
     worse: str
@@ -59,10 +63,14 @@ def read_results(path: Path) -> pd.DataFrame:
         )
     if table.empty:
         raise SpecError(f"{file}: expected runs, found none")
-    for name in ("attainment", "cost_usd_per_h"):
+    for name in RANGES:
         if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name]):
             wrong = next(one for one in table[name] if not _is_number(one))
             raise SpecError(f"{file}: {name}: expected a number, found {str(wrong)[:60]!r}")
+    for name, (most, expected) in RANGES.items():
+        known = table[name].dropna().astype(float)
+        if len(wrong := known[~known.between(0.0, most)]):
+            raise SpecError(f"{file}: {name}: expected {expected}, found {wrong.iloc[0]:g}")
     axes = [axis for axis in AXES if axis in table]
     if (again := table.duplicated([*KEYS, *axes])).any():
         run = table[again].iloc[0]
@@ -85,13 +93,15 @@ def regressions(
     """
     found = []
     good, known = _finished(now), _finished(stored)
-    keys = [*KEYS, *_swept(known, good)]
+    keys = [*KEYS, *_axes(known, good)]
     for (scenario, policy), before in known.groupby(["scenario", "policy"], sort=False):
         own = good[(good["scenario"] == scenario) & (good["policy"] == policy)]
         pairs = before.merge(own, on=keys, suffixes=("_before", ""))
         points, cost, worse = float("nan"), float("nan"), []
         if lost := len(before) - len(pairs):
-            worse.append(f"{lost} of {len(before)} runs are missing or failed")
+            worse.append(
+                f"{lost} of {len(before)} runs are missing or failed{_other_load(before, own)}"
+            )
         else:
             points = 100.0 * _change(pairs, "attainment")
             cost = _change(pairs, "cost_usd_per_h", relative=True)
@@ -106,7 +116,7 @@ def regressions(
             Checked(
                 scenario=str(scenario),
                 policy=str(policy),
-                seeds=len(pairs),
+                pairs=len(pairs),
                 points=points,
                 cost=cost,
                 worse=", ".join(worse),
@@ -119,19 +129,36 @@ def _finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["error"].isna() | (table["error"] == "")] if "error" in table else table
 
 
-def _swept(stored: pd.DataFrame, now: pd.DataFrame) -> list[str]:
-    """Return the axes of which *stored* has several values for one policy, load and seed."""
+def _axes(stored: pd.DataFrame, now: pd.DataFrame) -> list[str]:
+    """Return the axes in which the two of a pair are equal: those of the load, and periods of which
+    *stored* has several for one policy, load and seed.
+    """
     return [
         axis
         for axis in AXES
-        if axis in stored and axis in now and stored.groupby(KEYS)[axis].nunique().max() > 1
+        if axis in stored
+        and axis in now
+        and (axis in LOAD or stored.groupby(KEYS)[axis].nunique().max() > 1)
     ]
 
 
+def _other_load(before: pd.DataFrame, own: pd.DataFrame) -> str:
+    """Return in what the load of *own*, the runs of now, is another one; "" if it is not."""
+    told = [
+        f"{axis} {own[axis].iloc[0]}, stored {before[axis].iloc[0]}"
+        for axis in LOAD
+        if axis in own and axis in before and len(own) and not own[axis].isin(before[axis]).any()
+    ]
+    return f" ({'; '.join(told)})" if told else ""
+
+
 def _change(pairs: pd.DataFrame, name: str, *, relative: bool = False) -> float:
-    """Return by how much the mean of *name* changed; 0 if it was not known before, or nothing."""
-    before, now = float(pairs[f"{name}_before"].mean()), float(pairs[name].mean())
-    if now == before or math.isnan(before):
+    """Return by how much the mean of *name* changed over the pairs in which it was known before; 0
+    if there are none, NaN where it is not known any more.
+    """
+    known = pairs[pairs[f"{name}_before"].notna()].astype({name: float})
+    before, now = float(known[f"{name}_before"].mean()), float(known[name].mean(skipna=False))
+    if now == before or known.empty:
         return 0.0
     if not relative:
         return now - before

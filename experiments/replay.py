@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.dates import date_of
 from loop.backends.replay import replay
 from loop.records import record_line
-from twin.datafile import parse_json, unreadable
+from twin.datafile import parse_json, shown, unreadable
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
 
 Line = Mapping[str, Any]
+_EXPECTED = {str: "a text", float: "a number", int: "a whole number >= 0", list: "a list […]"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ def read_recording(path: Path) -> list[Line]:
     if they are not those of one run.
     """
     lines = list(read_cycles(path))
+    for number, line in enumerate(lines, start=1):
+        _check_decided(line, f"{path.name}: cycle {number}")
     for number, (before, line) in enumerate(pairwise(lines), start=2):
         if line["t_s"] < before["t_s"]:
             raise SpecError(
@@ -54,6 +57,31 @@ def read_recording(path: Path) -> list[Line]:
                 f"({before['t_s']:g} s), found {line['t_s']:g} s: replay one run at a time"
             )
     return lines
+
+
+def _check_decided(line: Line, place: str) -> None:
+    """Raise SpecError unless *line* tells when it was decided, and what, which is compared."""
+    _require(line, "ts", str, place)
+    _require(line, "t_s", float, place)
+    _require(line, "cycle", int, place)
+    if line.get("totalCost") is not None:
+        _require(line, "totalCost", float, place)
+    _require(line, "servers", list, place)
+    for row in line["servers"]:
+        if not isinstance(row, Mapping):
+            raise SpecError(f"{place}: servers: expected objects {{…}}, found {shown(row)}")
+        whose = f"{place}: {shown(row.get('name'))}"
+        _require(row, "accelerator", str, whose)
+        for name in ("replicas", "maxBatch"):
+            _require(row, name, int, whose)
+
+
+def _require(told: Line, name: str, kind: type, place: str) -> None:
+    value = told.get(name)
+    kinds = (int, float) if kind is float else (kind,)
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits or (kind is int and (value or 0) < 0):
+        raise SpecError(f"{place}: {name}: expected {_EXPECTED[kind]}, found {shown(value)}")
 
 
 def read_cycles(path: Path) -> Iterator[Line]:
@@ -125,13 +153,20 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def replayed(lines: Sequence[Line], policy: Policy, data: SystemData) -> Iterator[Replayed]:
-    """Yield the cycles of *lines* in which servers were seen, see `loop.backends.replay.replay`."""
+def replayed(
+    lines: Sequence[Line], policy: Policy, data: SystemData, *, source: str = "recording"
+) -> Iterator[Replayed]:
+    """Yield the cycles of *lines* in which servers were seen, see `loop.backends.replay.replay`.
+    *source* is where an error says that they are from.
+    """
     rest = iter(lines)
-    for record in replay(lines, policy, data):
-        same = (record.ts, record.cycle)
-        recorded = next(line for line in rest if (line["ts"], line["cycle"]) == same)
-        yield Replayed(recorded=recorded, decided=record_line(record))
+    try:
+        for record in replay(lines, policy, data):
+            same = (record.ts, record.cycle)
+            recorded = next(line for line in rest if (line["ts"], line["cycle"]) == same)
+            yield Replayed(recorded=recorded, decided=record_line(record))
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from None
 
 
 def options_recorded(lines: Iterable[Line], *, policy: str) -> dict[str, Any]:

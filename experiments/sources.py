@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from emulator.load import ServerLoad
 from emulator.walk import Walk
-from experiments.config import RunConfig, digest_files, run_id
+from experiments.config import RunConfig, canonical_json, digest_files, run_id
 from experiments.scenario import (
     CapacityEvent,
     Scenario,
@@ -21,7 +24,20 @@ from loop.policies import code_digest, make_policy
 from loop.ports import Policy
 from loop.schema.reading import read_system
 from loop.spec import SloTarget, SystemData
-from twin.spec import ClusterSpec
+from twin.arrivals import ARRIVAL_PROCESSES
+from twin.engine.kv_cache import KV_CACHES
+from twin.engine.port import ENGINES
+from twin.own_code import own_code
+from twin.registry import resolve as resolve_extension
+from twin.serving.routers import ROUTERS
+from twin.spec import ClusterSpec, Named
+
+_OURS: Mapping[str, Container[object]] = {
+    "engine": ENGINES,
+    "kv_cache": KV_CACHES,
+    "router": ROUTERS,
+    "arrival process": ARRIVAL_PROCESSES,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +90,9 @@ def read_sources(config: RunConfig) -> Sources:
     )
     return Sources(
         config=config,
-        run_id=_run_id(config, scenario, policy),
+        run_id=_run_id(
+            config, scenario, policy, extensions_digest=_extensions_digest(world, loads)
+        ),
         system=system,
         world=world,
         policy=policy,
@@ -91,14 +109,14 @@ def read_sources(config: RunConfig) -> Sources:
 
 
 def _sampled_for(policy: Policy, world: ClusterSpec) -> ClusterSpec:
-    """Return *world* sampled as often as *policy* needs it: an autoscaler that needs more brings a
-    scraper of its own.
+    """Return *world* sampled as often as *policy* needs it, and with the load over the window that
+    it asks for: an autoscaler that needs more brings a scraper and a query of its own.
     """
-    samples_s = getattr(policy, "samples_s", None)
-    interval_s = world.world.scrape_interval_s
-    if samples_s is None or samples_s >= interval_s:
-        return world
-    return replace(world, world=replace(world.world, scrape_interval_s=samples_s))
+    times = world.world
+    interval_s = min(getattr(policy, "samples_s", None) or inf, times.scrape_interval_s)
+    window_s = getattr(policy, "load_window_s", None) or times.window_s
+    times = replace(times, scrape_interval_s=interval_s, window_s=window_s)
+    return replace(world, world=times)
 
 
 def resolve(config: RunConfig, scenario: Scenario, policy: Policy) -> RunConfig:
@@ -127,14 +145,38 @@ def _walk(config: RunConfig) -> Walk:
     return Walk(kind=config.walk, alpha=config.disturbance_alpha, theta=config.theta)
 
 
-def _run_id(config: RunConfig, scenario: Scenario, policy: Policy) -> str:
+def _run_id(
+    config: RunConfig, scenario: Scenario, policy: Policy, *, extensions_digest: str
+) -> str:
     return run_id(
         config,
         data_digest=digest_files(config.data.glob("*.json")),
         truth_digest=digest_files([config.truth] if config.truth else []),
         scenario_digest=scenario.digest,
         policy_digest=_policy_digest(config, policy),
+        extensions_digest=extensions_digest,
     )
+
+
+def _extensions_digest(world: ClusterSpec, loads: Sequence[ServerLoad]) -> str:
+    """Return a hash of the code of what data and scenario name that is not ours; "" of nothing."""
+    engines = world.engines.values()
+    named: list[tuple[str, Named]] = [
+        *(("engine", one.engine) for one in engines),
+        *(("kv_cache", one.kv_cache) for one in engines),
+        *(("router", one.router) for one in world.servers),
+        *(("arrival process", one.arrivals) for one in world.servers),
+        *(("arrival process", one.arrivals) for one in loads),
+    ]
+    texts = {(kind, one) for kind, one in named if isinstance(one, str) and one not in _OURS[kind]}
+    own = [
+        *(resolve_extension(one, kind=kind, known={}) for kind, one in texts),
+        *(one for _, one in named if not isinstance(one, str)),
+    ]
+    modules = {sys.modules[one.__module__] for one in own}
+    # What was typed into a notebook has no file.
+    digests = [own_code(one).digest for one in modules if getattr(one, "__file__", None)]
+    return canonical_json(sorted(digests)) if digests else ""
 
 
 def _policy_digest(config: RunConfig, policy: Policy) -> str:

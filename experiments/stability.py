@@ -56,7 +56,7 @@ def slowed_row(planned: Slowed) -> Row:
     require_decisions(result)
     return {
         **row_of(planned, result.summary | result.timings),
-        **after_step(result, sources.loads[0].curve),
+        **after_step(result, sources.loads),
         "start_up": planned.start_up,
     }
 

@@ -118,8 +118,9 @@ class Inbox(Protocol[Kind_co]):
 class Policy(Protocol):
     """What decides. State is explicit, so that replay and what-if can copy it.
 
-    It may have samples_s: the longest interval [s] at which its pods have to be sampled. The twin
-    then samples as often; of a cluster the interval is the cluster's.
+    It may have samples_s: the longest interval [s] at which its pods have to be sampled; and
+    load_window_s: over how long [s] the load has to be measured. The twin then does so; of a
+    cluster the interval is the cluster's, and the window that of --window.
     """
 
     @property

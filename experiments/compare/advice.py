@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.compare.rows import BOUNDS, NO_START_UP
+from experiments.compare.rows import BOUNDS, NO_START_UP, STATIC_PEAK
 from experiments.confidence import estimate
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def advice(results: pd.DataFrame) -> tuple[str, ...]:
     if lines:
         return tuple(lines)
     if (results["error"] == "").any():
-        if results["policy"].isin(BOUNDS).all():
+        asked_for = results[~results["policy"].str.endswith(NO_START_UP)]
+        if asked_for["policy"].isin(BOUNDS).all():
             return ("only bounds were compared, which nobody can run: name a policy beside them",)
         return ("only bounds finished, which nobody can run: there is nothing to advise",)
     return ("no run finished: there is nothing to advise",)
@@ -94,8 +95,37 @@ def _line(results: pd.DataFrame, *, what: str) -> str:
         for name, other in zip(rest.index, rest.to_dict(orient="records"), strict=True)
     ]
     parts += [text for _, text in sorted(others)[:1]]
-    after = (_start_up(results, best), _doubt(real, best, rest.index))
+    after = (
+        _start_up(results, best),
+        _peak(results, real[real["policy"] == best]),
+        _errors(real[real["policy"] == best]),
+        _doubt(real, best, rest.index),
+    )
     return "; ".join([", ".join(parts), *filter(None, after)])
+
+
+def _peak(results: pd.DataFrame, own: pd.DataFrame) -> str:
+    """Return by what static peak is better than the runs of the best policy (*own*) under the same
+    loads and seeds: who knows the peak need not scale.
+    """
+    known = results[(results["policy"] == STATIC_PEAK) & (results["error"] == "")]
+    same = known[known["cell"].isin(own["cell"])]
+    if same["cell"].nunique() < own["cell"].nunique():
+        return ""
+    figures = ["objective_usd_per_h", "attainment", "cost_usd_per_h"]
+    (owed, share, usd), (least, *_) = (
+        one[figures].astype(float).mean().to_numpy() for one in (same, own)
+    )
+    if not owed < least:
+        return ""
+    met = f"{100 * share:.1f} % at " if np.isfinite(share) else ""
+    return f"{STATIC_PEAK}, which is told the peak, does better: {met}$ {usd:.2f}/h"
+
+
+def _errors(own: pd.DataFrame) -> str:
+    """Return in how many cycles of the best policy (*own*) nothing could be done."""
+    failed = int(own["cycles_failed"].sum()) if "cycles_failed" in own else 0
+    return f"{failed} of its {int(own['cycles'].sum())} cycles had an error" if failed else ""
 
 
 def _doubt(real: pd.DataFrame, best: str, others: Iterable[object]) -> str:
@@ -170,7 +200,8 @@ def _start_up(results: pd.DataFrame, best: str) -> str:
     without = done[done["policy"] == f"{best} {NO_START_UP}"].set_index("cell")
     with_it = done[done["policy"] == best].set_index("cell")
     both = without.index.intersection(with_it.index)
-    if not len(both):
+    # Another policy may be the best under some of the loads, and this one not known there.
+    if set(without.loc[both, "scenario"]) != set(with_it["scenario"]):
         return ""
     lost = (without.loc[both, "attainment"] - with_it.loc[both, "attainment"]).astype(float).mean()
     return f"start-up costs you {100 * max(lost, 0.0):.1f} points" if np.isfinite(lost) else ""

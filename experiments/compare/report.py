@@ -17,6 +17,7 @@ from experiments.figures import (
     MARKERS,
     SCREEN,
     Form,
+    Grid,
     colour_of,
     dash_of,
     grid_of,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SUMMARY_CSV, DIFFERENCES_CSV, REPORT_MD = "summary.csv", "differences.csv", "comparison.md"
 AXES = ("policy", "alpha", "interval_s", "period_s")
+TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +167,8 @@ def save_report(
 
 
 def summary(done: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each scenario and policy: means as shown, and the ends of the intervals of
-    attainment and cost.
+    """Return a row for each load and policy: means, and the ends of the intervals of attainment and
+    cost, in the units of the results.
     """
     rows = []
     keys = ["scenario", *swept(done)]
@@ -175,10 +177,9 @@ def summary(done: pd.DataFrame) -> pd.DataFrame:
         row["seeds"] = len(runs)
         for column in COLUMNS:
             found = estimate_score(runs[column.name].to_numpy(dtype=float), share=column.share)
-            row[column.name] = found.mean * column.scale
+            row[column.name] = found.mean
             if column.interval:
-                row[f"{column.name}_low"] = found.low * column.scale
-                row[f"{column.name}_high"] = found.high * column.scale
+                row |= {f"{column.name}_low": found.low, f"{column.name}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -186,6 +187,7 @@ def summary(done: pd.DataFrame) -> pd.DataFrame:
 def differences_table(done: pd.DataFrame) -> pd.DataFrame:
     """Return, along every axis that has several values, the differences to its first value in pairs
     of equal seeds, scenarios and values of the other axes; an option of a policy is an axis, too.
+    Units are those of the results.
     """
     rows = []
     axes = swept(done)
@@ -204,9 +206,8 @@ def differences_table(done: pd.DataFrame) -> pd.DataFrame:
                     found = paired_along(runs, column.name, axis=axis, first=first, second=second)
                     if column.share:
                         found = found.within(-1.0, 1.0)
-                    row[column.name] = found.mean * column.scale
-                    row[f"{column.name}_low"] = found.low * column.scale
-                    row[f"{column.name}_high"] = found.high * column.scale
+                    row[column.name] = found.mean
+                    row |= {f"{column.name}_low": found.low, f"{column.name}_high": found.high}
                 rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["axis", "from", "to"])
 
@@ -249,6 +250,18 @@ def swept(done: pd.DataFrame) -> list[str]:
     ]
 
 
+def loads_of(done: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the runs of each load, with what tells it from the others: runs of two alphas are no
+    two seeds.
+    """
+    axes = [axis for axis in swept(done) if axis != "policy"]
+    found = []
+    for (scenario, *values), runs in done.groupby(["scenario", *axes], sort=False):
+        told = (TELL[axis].format(value) for axis, value in zip(axes, values, strict=True))
+        found.append((", ".join([str(scenario), *told]), runs))
+    return found
+
+
 def axis_text(value: object) -> str:
     """Return a value of an axis as people write it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -257,9 +270,10 @@ def axis_text(value: object) -> str:
 def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = "") -> list[str]:
     return [
         figure_text(
-            row[column.name],
-            row.get(f"{column.name}_low"),
-            row.get(f"{column.name}_high"),
+            *(
+                None if value is None else value * column.scale
+                for value in (row.get(f"{column.name}{end}") for end in ("", "_low", "_high"))
+            ),
             form=sign + column.form,
         )
         for column in columns
@@ -358,13 +372,13 @@ def save_comparison_figures(
 
 
 def draw_costs(done: pd.DataFrame, form: Form = SCREEN) -> Figure:
-    """Draw attainment over cost, a panel for each scenario: the clairvoyant as a star, and the
-    front of those that nobody beats in both.
+    """Draw attainment over cost, a panel for each load: the clairvoyant as a star, and the front of
+    those that nobody beats in both.
     """
-    scenarios = list(dict.fromkeys(done["scenario"]))
+    loads = loads_of(done)
     policies = list(dict.fromkeys(done["policy"]))
     grid_in = grid_of(
-        len(scenarios),
+        len(loads),
         panel_in=(3.6, 3.1),
         beside_in=1.6,
         keys=len(policies) + 1,
@@ -373,21 +387,27 @@ def draw_costs(done: pd.DataFrame, form: Form = SCREEN) -> Figure:
     figure = grid_in.figure
     with our_style():
         grid = figure.subplots(grid_in.rows, grid_in.columns, squeeze=False)
-        for ax, scenario in zip(grid.flat, scenarios, strict=False):
-            _draw_costs_of(ax, done[done["scenario"] == scenario], policies=policies)
-            ax.set_title(scenario, loc="left")
-        for ax in list(grid.flat)[len(scenarios) :]:
+        for ax, (load, runs) in zip(grid.flat, loads, strict=False):
+            _draw_costs_of(ax, runs, policies=policies)
+            ax.set_title(load, loc="left")
+        for ax in list(grid.flat)[len(loads) :]:
             ax.set_axis_off()
-        for ax in grid[-1]:
+        # The last panels of their columns, whose row need not be full.
+        for ax in list(grid.flat)[: len(loads)][-grid_in.columns :]:
             ax.set_xlabel("cost [$/h]")
         for ax in grid[:, 0]:
             ax.set_ylabel("requests within target [%]")
-        handles: dict[str, Any] = {}
-        for ax in grid.flat:
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
-        figure.legend(handles.values(), handles.keys(), frameon=False, **grid_in.legend)
+        _draw_legend(figure, grid_in)
     return figure
+
+
+def _draw_legend(figure: Figure, grid: Grid) -> None:
+    """Draw what the panels show, each once: not everybody is in every panel."""
+    handles: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), frameon=False, **grid.legend)
 
 
 def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> None:
@@ -467,12 +487,13 @@ def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form = SCREEN) -> Figure:
-    """Draw the GPUs that each policy held over time under the first seed, a panel a scenario."""
-    scenarios = list(dict.fromkeys(done["scenario"]))
+    """Draw the GPUs that each policy held over time under the first seed, a panel a load."""
+    loads = loads_of(done)
     policies = list(dict.fromkeys(done["policy"]))
     first = int(done["seed"].min())
+    held_by_run = {row["run_id"]: row.get("gpus_held", ()) for row in rows}
     grid_in = grid_of(
-        len(scenarios),
+        len(loads),
         panel_in=(6.4, 2.4),
         beside_in=1.6,
         keys=len(policies),
@@ -481,26 +502,25 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form 
     )
     figure = grid_in.figure
     with our_style():
-        grid = figure.subplots(len(scenarios), 1, squeeze=False)
-        for ax, scenario in zip(grid.flat, scenarios, strict=True):
-            for row in rows:
-                drawn = (row.get("scenario"), row.get("seed")) == (scenario, first)
-                if not drawn or row["error"] or row["policy"] not in policies:
+        grid = figure.subplots(len(loads), 1, squeeze=False)
+        for ax, (load, runs) in zip(grid.flat, loads, strict=True):
+            for run_id, policy in runs[runs["seed"] == first][["run_id", "policy"]].to_numpy():
+                held = np.array(held_by_run.get(run_id, ()))
+                if not len(held):
                     continue
-                held = np.array(row.get("gpus_held", ()))
                 ax.step(
                     np.arange(len(held)) * TIMELINE_S / 60.0,
                     held,
                     where="post",
-                    color=_colour(row["policy"], policies),
-                    linestyle=_dash(row["policy"], policies),
+                    color=_colour(policy, policies),
+                    linestyle=_dash(policy, policies),
                     linewidth=1.2,
-                    label=row["policy"],
+                    label=policy,
                 )
-            ax.set_title(f"{scenario}, seed {first}", loc="left")
+            ax.set_title(f"{load}, seed {first}", loc="left")
             ax.set_ylabel("GPUs held")
             ax.set_ylim(bottom=0)
+            ax.yaxis.get_major_locator().set_params(integer=True)
         grid[-1][0].set_xlabel("time [min]")
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, **grid_in.legend)
+        _draw_legend(figure, grid_in)
     return figure

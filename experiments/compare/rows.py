@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from emulator.shapes import Curve
+from emulator.load import ServerLoad
 from experiments.columns import Columns, Floats
 from experiments.compare.clairvoyant import Candidate, bills, clairvoyant, objective_of
 from experiments.compare.plans import Steps, paths_of, plan_from_json
@@ -28,7 +28,8 @@ from loop.types import Load
 from twin.spec import Delay
 
 CLAIRVOYANT, PERFECT, NO_START_UP = "clairvoyant", "perfect scaler", "without start-up"
-BOUNDS = (CLAIRVOYANT, "static_peak")
+STATIC_PEAK = "static_peak"
+BOUNDS = (CLAIRVOYANT, STATIC_PEAK)
 TIMELINE_S = 30.0
 
 
@@ -130,7 +131,7 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
         "cost_usd_per_1000_met": cost_usd / met_thousands if met_thousands else None,
         "gpu_hours": summary["accelerator_hours"],
         "objective_usd_per_h": objective_cents / 100.0 / result.window.hours,
-        **after_step(result, sources.loads[0].curve),
+        **after_step(result, sources.loads),
         **details_of(sources, result),
         "path_of": "",
         "plan": {name: [list(step) for step in path] for name, path in plan.items()},
@@ -139,31 +140,38 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
     }
 
 
-def after_step(result: RunResult, curve: Curve) -> dict[str, float | None]:
-    """Return overshoot (in replicas) and settling time after the last jump of the load, summed and
-    at worst over the servers; None for a load that does not jump.
+def after_step(result: RunResult, loads: Sequence[ServerLoad]) -> dict[str, float | None]:
+    """Return overshoot (in replicas) and settling time after the last jump of the load of each
+    server, summed and at worst over those whose load jumps; None if none does.
     """
-    step_s = last_jump_s(curve)
-    if step_s is None or step_s >= result.window.end_s:
-        return {"overshoot": None, "settling_s": None}
-    over, settled = 0.0, 0.0
-    for history in desired_by_server(result.cycles).values():
+    histories = desired_by_server(result.cycles)
+    over: list[float] = []
+    settled: list[float] = []
+    for load in loads:
+        step_s, history = last_jump_s(load), histories.get(load.server, ())
+        if step_s is None or step_s >= result.window.end_s:
+            continue
         t_s = np.array([one.t_s for one in history])
         wanted = np.array([float(one.replicas) for one in history])
         if (t_s >= step_s).any():
-            over += overshoot(t_s, wanted, step_s=step_s)
-            settled = max(settled, settling_s(t_s, wanted, step_s=step_s))
-    return {"overshoot": over, "settling_s": settled}
+            over.append(overshoot(t_s, wanted, step_s=step_s))
+            settled.append(settling_s(t_s, wanted, step_s=step_s))
+    if not over:
+        return {"overshoot": None, "settling_s": None}
+    return {"overshoot": sum(over), "settling_s": max(settled)}
 
 
-def last_jump_s(curve: Curve) -> float | None:
-    """Return the last instant at which *curve* jumps and then stays, None if there is none."""
+def last_jump_s(load: ServerLoad) -> float | None:
+    """Return the last instant at which the nominal *load* jumps and then stays, None if there is
+    none. A load that was counted is another one every minute, and jumps at none.
+    """
+    curve = load.curve
     jumps = [
         t_s
         for (t_s, value), (next_s, after) in zip(curve.knots[:-1], curve.knots[1:], strict=True)
         if t_s == next_s and t_s > 0.0 and value != after
     ]
-    return jumps[-1] if jumps and not curve.repeat else None
+    return jumps[-1] if jumps and not (curve.repeat or load.counted) else None
 
 
 def _gpus_held(pods: Columns, *, end_s: float) -> Floats:

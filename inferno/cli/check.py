@@ -10,9 +10,9 @@ from pathlib import Path
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 
 TEXT = """\
-Compare the results of a comparison with stored ones, in pairs of equal seeds,
-and exit 1 if a policy lost more attainment or costs more than is allowed, or is
-missing: for pull requests.
+Compare the results of a comparison with stored ones, in pairs of equal loads
+and seeds, and exit 1 if a policy lost more attainment or costs more than is
+allowed, or is missing: for pull requests.
 
   inferno compare --data mine --policies slo --seeds 3 --out out/now
   inferno check out/now --against stored/results.csv
@@ -58,7 +58,7 @@ def _run(options: Namespace) -> int:
         if math.isnan(one.points):
             figures = " " * len(figures)
         verdict = f"WORSE: {one.worse}" if one.worse else "ok"
-        print(f"{one.scenario:14}{one.policy:20}{one.seeds:3} seeds {figures}  {verdict}")
+        print(f"{one.scenario:14}{one.policy:20}{one.pairs:3} pairs {figures}  {verdict}")
     return EXIT_FAILURE if any(one.worse for one in found) else EXIT_OK
 
 

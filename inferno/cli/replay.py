@@ -77,7 +77,7 @@ def _run(options: Namespace) -> int:
         except SpecError as error:
             notes.append(f"{told}, and is run here without: {error}")
     data = read_system(_data(options, path), warn=notes.append)
-    cycles = list(replayed(lines, policy, data))
+    cycles = list(replayed(lines, policy, data, source=path.name))
     if not cycles:
         raise SpecError(f"{path}: expected cycles in which servers were seen, found none")
     if len(cycles) < len(lines):

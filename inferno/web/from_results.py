@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from rich.text import Text
 from experiments.compare.files import details_of, finished, read_table
 from experiments.compare.report import (
     DIFFERENCES,
+    TELL,
     axis_text,
     differences_table,
     front_of,
+    loads_of,
     meanings,
     report_tables,
     summary,
@@ -49,7 +51,6 @@ from twin.spec import SpecError
 
 CURVES_MAX = 12  # lines of one chart that can be told apart
 _AXES = ("alpha", "period_s", "interval_s")
-_TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
 
 Details = Mapping[str, Mapping[str, Any]]
 Cell = tuple[str, pd.DataFrame]
@@ -66,10 +67,13 @@ def sweep_section(results: pd.DataFrame, directory: Path, *, title: str) -> Sect
     items += _failures(results)
     if not done.empty:
         cells = cell_estimates(done, (ATTAINMENT, COST))
-        items += [_sweep_costs(scenario, own) for scenario, own in _by_scenario(done)]
+        items += [
+            _costs(scenario, own, many=[axis for axis in _AXES if own[axis].nunique() > 1])
+            for scenario, own in _by_scenario(done)
+        ]
         for metric in (ATTAINMENT, COST):
             items += _heat_maps(cells, metric)
-        items += _distributions(done, details, cells_of=_sweep_cells)
+        items += _distributions(_by_scenario(done), details, cells_of=_sweep_cells)
         items += _sweep_differences(done)
     return Section(title=title, about=_about(results, "sweep"), items=items)
 
@@ -96,9 +100,10 @@ def comparison_section(directory: Path, *, title: str) -> Section:
             for title, headings, cells in report_tables(done, summary(done), differences)
         ]
         items.append(Note(title="What the columns say", lines=meanings(summary(done))))
-        items += [_comparison_costs(scenario, own) for scenario, own in _by_scenario(done)]
-        items += _gpus(done, details)
-        items += _distributions(done, details, cells_of=_policies)
+        loads = loads_of(done)
+        items += [_costs(load, own, many=[]) for load, own in loads]
+        items += _gpus(loads, details)
+        items += _distributions(loads, details, cells_of=_policies)
         items += _comparison_differences(differences)
     return Section(title=title, about=_about(results, "comparison"), items=items)
 
@@ -205,17 +210,11 @@ def _sweep_cells(own: pd.DataFrame) -> list[Cell]:
 
 def _cell_name(key: Any, many: Sequence[str], *, alone: bool = False) -> str:
     policy, *values = key
-    told = [_TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
+    told = [TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
     return ", ".join(told if alone else [str(policy), *told])
 
 
 def _policies(own: pd.DataFrame) -> list[Cell]:
-    many = [axis for axis in swept(own) if axis != "policy"]
-    cells = [
-        (_cell_name(key, many), runs) for key, runs in own.groupby(["policy", *many], sort=False)
-    ]
-    if len(cells) <= CURVES_MAX:
-        return cells
     return [(str(policy), runs) for policy, runs in own.groupby("policy", sort=False)]
 
 
@@ -251,22 +250,12 @@ def _chart(title: str, points: Sequence[Point | None]) -> CostChart:
     return CostChart(title=title, points=known, front=[int(name) for name in front_of(places)])
 
 
-def _comparison_costs(scenario: str, own: pd.DataFrame) -> CostChart:
-    many = [axis for axis in swept(own) if axis != "policy"]
+def _costs(load: str, own: pd.DataFrame, *, many: Sequence[str]) -> CostChart:
     points = [
         _point(str(key[0]), _cell_name(key, many), runs)
         for key, runs in own.groupby(["policy", *many], sort=False)
     ]
-    return _chart(f"{scenario}: attainment against cost", points)
-
-
-def _sweep_costs(scenario: str, own: pd.DataFrame) -> CostChart:
-    many = [axis for axis in _AXES if own[axis].nunique() > 1]
-    points = [
-        _point(str(key[0]), _cell_name(key, many), runs)
-        for key, runs in own.groupby(["policy", *many], sort=False)
-    ]
-    return _chart(f"{scenario}: attainment against cost", points)
+    return _chart(f"{load}: attainment against cost", points)
 
 
 # -- heat maps
@@ -311,9 +300,9 @@ def _grid(
 # -- distributions, misses, GPUs
 
 
-def _distributions(done: pd.DataFrame, details: Details, *, cells_of: Any) -> list[Item]:
+def _distributions(loads: Iterable[Cell], details: Details, *, cells_of: Any) -> list[Item]:
     items: list[Item] = []
-    for scenario, own in _by_scenario(done):
+    for load, own in loads:
         cells = cells_of(own)
         rows = {
             name: [details[run_id] for run_id in runs["run_id"] if run_id in details]
@@ -325,14 +314,14 @@ def _distributions(done: pd.DataFrame, details: Details, *, cells_of: Any) -> li
         ]
         curves = [curve for curve in found if curve is not None]
         if curves:
-            items.append(ttft_chart(f"{scenario}: distribution of TTFT, all servers", curves))
+            items.append(ttft_chart(f"{load}: distribution of TTFT, all servers", curves))
         told = {
             name: [row[LOST] for row in own_rows if len(row.get(LOST) or ()) == len(CAUSES)]
             for name, own_rows in rows.items()
         }
         lost = {name: np.mean(points, axis=0) for name, points in told.items() if points}
         if lost and max(float(points.sum()) for points in lost.values()) > 0.0:
-            items.append(misses_chart(f"{scenario}: why requests were missed", lost))
+            items.append(misses_chart(f"{load}: why requests were missed", lost))
     return items
 
 
@@ -376,13 +365,13 @@ def _pooled(name: str, runs: Sequence[Sequence[float]], *, bound: bool) -> Curve
     return Curve(name=name, x=x.tolist(), y=(100.0 * y).tolist(), bound=bound)
 
 
-def _gpus(done: pd.DataFrame, details: Details) -> list[Item]:
+def _gpus(loads: Iterable[Cell], details: Details) -> list[Item]:
     """Return the GPUs that each policy held over time under the first seed."""
     items: list[Item] = []
-    first = done["seed"].min()
-    for scenario, own in _by_scenario(done[done["seed"] == first]):
+    for load, own in loads:
         curves = []
-        for name, runs in _policies(own):
+        first = own["seed"].min()
+        for name, runs in _policies(own[own["seed"] == first]):
             held = details.get(str(runs["run_id"].iloc[0]), {}).get("gpus_held")
             if held:
                 x = [TIMELINE_S / 60.0 * place for place in range(len(held))]
@@ -390,7 +379,7 @@ def _gpus(done: pd.DataFrame, details: Details) -> list[Item]:
         if curves:
             items.append(
                 Lines(
-                    title=f"{scenario}: GPUs held under seed {first}",
+                    title=f"{load}: GPUs held under seed {first}",
                     x_title="time [min]",
                     y_title="GPUs",
                     curves=curves,
@@ -414,9 +403,7 @@ def _sweep_differences(done: pd.DataFrame) -> list[Item]:
     for metric in (ATTAINMENT, COST):
         rows = []
         for key, runs in done.groupby(by, sort=False) if by else [((), done)]:
-            told = [
-                _TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)
-            ]
+            told = [TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)]
             for policy in policies[1:]:
                 found = paired_difference(runs, metric.column, first=policies[0], second=policy)
                 if found.n:
@@ -445,7 +432,7 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
     # What is the same in all rows tells none of them from another, and a label is short.
     parts = [
         name
-        for name in ("scenario", "policy", "alpha", "period_s")
+        for name in ("scenario", "policy", *_AXES)
         if name in differences and differences[name].nunique() > 1
     ]
     for column in DIFFERENCES[:3]:
@@ -454,16 +441,16 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
             if not math.isfinite(row[column.name]):
                 continue
             told = [
-                f"{row[name]}" if name in ("scenario", "policy") else _TELL[name].format(row[name])
+                f"{row[name]}" if name in ("scenario", "policy") else TELL[name].format(row[name])
                 for name in parts
                 if name != row["axis"] and isinstance(row[name], str | int | float)
             ]
             found.append(
                 Difference(
                     name=", ".join([f"{axis_text(row['to'])} − {axis_text(row['from'])}", *told]),
-                    mean=row[column.name],
-                    low=row[f"{column.name}_low"],
-                    high=row[f"{column.name}_high"],
+                    mean=row[column.name] * column.scale,
+                    low=row[f"{column.name}_low"] * column.scale,
+                    high=row[f"{column.name}_high"] * column.scale,
                 )
             )
         if found:

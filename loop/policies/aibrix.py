@@ -1,9 +1,10 @@
 """AIBrix' PodAutoscaler as a policy, APA and KPA, as it is implemented and as it is documented.
 
-Restated from pkg/controller/podautoscaler of AIBrix. Three things differ between the two: the
-cooldown takes the largest recommendation on the way up and the smallest on the way down, where a
-cooldown does the reverse; a panic holds nothing, for its memory is never kept; and KPA divides the
-mean of a pod by the target, where Knative divides the total.
+Restated from pkg/controller/podautoscaler of AIBrix, with the guard that since September 2026 keeps
+it from asking for pods again while those that it asked for load. Three things differ between the
+two: the cooldown takes the largest recommendation on the way up and the smallest on the way down,
+where a cooldown does the reverse; a panic holds nothing, for its memory is never kept; and KPA
+divides the mean of a pod by the target, where Knative divides the total.
 """
 
 from __future__ import annotations
@@ -92,6 +93,24 @@ def kpa(
     return max(steady, wanted(panic), most) if panics else steady
 
 
+def guarded(
+    proposal: int, *, current: int, ready: int, mean: float, target: float, algorithm: Algorithm
+) -> int:
+    """Return *proposal* while of *current* replicas only so many are *ready*, whose *mean* it was
+    made of: the others count for nothing on the way up and for the target on the way down, and a
+    direction never turns.
+    """
+    late = current - min(ready, current)
+    if late == 0 or proposal == current or target <= 0:
+        return proposal
+    used = mean * (current - late)
+    if proposal > current:
+        # KPA takes the mean of a pod for what all of them need, here as elsewhere.
+        needed = math.ceil((used if algorithm == "apa" else used / current) / target)
+        return min(max(needed, current), proposal)
+    return max(min(math.ceil((used + target * late) / target), current), proposal)
+
+
 def cooled(
     proposal: int,
     *,
@@ -135,17 +154,16 @@ EMPTY = Kept()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AibrixPolicy:
-    """Scales so that a pod has *target* of *metric*, by default half of its KV cache, as the
-    examples of AIBrix do.
+    """Scales so that a pod has *target* of *metric* on the mean of the stable window: by default of
+    its max batch. The examples of AIBrix have half of the KV cache.
 
-    max_replicas: its PodAutoscaler must name one. Without a bound the number doubles at each tick
-    as long as new pods load.
+    max_replicas: its PodAutoscaler must name one.
     """
 
     algorithm: Algorithm = "apa"
     mode: Mode = "as_implemented"
-    metric: Metric = "kv"
-    target: float = 0.5
+    metric: Metric = "running"
+    target: float = 0.6
     up_tolerance: float = 0.1
     down_tolerance: float = 0.1
     max_scale_up_rate: float = 2.0
@@ -159,7 +177,7 @@ class AibrixPolicy:
     max_replicas: int = 100
     name: str = "aibrix"
     tick_s: float = 10.0
-    samples_s: float | None = 10.0
+    samples_s: float | None = 1.0
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -214,11 +232,21 @@ class AibrixPolicy:
         untold = not_told(view, self.metric) is not None
         # The least that there can be now, and means of all pods, are no one series.
         kept = replace(kept, means=(*(() if untold else known), (now_s, mean)))
+        stable = sum(value for _, value in kept.means) / len(kept.means)
         if self.algorithm == "apa":
-            proposal = apa(current, mean=mean, target=target, rates=self._rates())
-            panics = False
+            proposal = apa(current, mean=stable, target=target, rates=self._rates())
+            used, panics = stable, False
         else:
-            proposal, panics, kept = self._kpa(view, target, kept, now_s)
+            proposal, used, panics, kept = self._kpa(view, target, stable, kept, now_s)
+        if not self._by_totals:
+            proposal = guarded(
+                proposal,
+                current=current,
+                ready=view.ready,
+                mean=used,
+                target=target,
+                algorithm=self.algorithm,
+            )
         replicas = cooled(
             proposal,
             current=current,
@@ -237,23 +265,26 @@ class AibrixPolicy:
         if untold:
             kept = replace(kept, means=known)
         kind: WhyKind = "panic" if panics else "metric"
-        text = f"{self.metric} {mean:g} a pod for {target:g}: {proposal}"
+        text = f"{self.metric} {used:g} a pod for {target:g}, {mean:g} now: {proposal}"
         if replicas != proposal:
             kind, text = "stabilization", f"{text}; {replicas} by the cooldown"
-        why = Why(kind=kind, text=text, details={"usage": mean, "proposal": proposal})
+        why = Why(kind=kind, text=text, details={"usage": used, "proposal": proposal})
         choice = Choice(replicas=limits.clamp(replicas), why=why)
         return Answer(choice=choice, state=kept, goes_by=self.metric)
 
+    @property
+    def _by_totals(self) -> bool:
+        # Of Knative the original is told in totals, in which new pods change nothing.
+        return self.algorithm == "kpa" and self.mode == "as_documented"
+
     def _kpa(
-        self, view: ServerView, target: float, kept: Kept, now_s: float
-    ) -> tuple[int, bool, Kept]:
+        self, view: ServerView, target: float, stable: float, kept: Kept, now_s: float
+    ) -> tuple[int, float, bool, Kept]:
         recent = [value for at_s, value in kept.means if now_s - at_s < self.panic_window_s]
-        stable = sum(value for _, value in kept.means) / len(kept.means)
         panic = sum(recent) / len(recent)
         panics = stable <= 0 or panic / stable > self.panic_threshold
         documented = self.mode == "as_documented"
-        # Of Knative the original is told in totals.
-        pods = max(view.ready, 1) if documented else 1
+        pods = max(view.ready, 1) if self._by_totals else 1
         proposal = kpa(
             view.wanted,
             stable=stable * pods,
@@ -264,7 +295,7 @@ class AibrixPolicy:
             most=kept.most if documented else 0,
         )
         most = max(kept.most, proposal) if panics and documented else 0
-        return proposal, panics, replace(kept, most=most)
+        return proposal, panic if panics else stable, panics, replace(kept, most=most)
 
     def _mean(self, view: ServerView) -> float | None:
         ready = [pod for pod in view.pods if pod.phase == "ready"]
@@ -273,7 +304,7 @@ class AibrixPolicy:
             # Those that do not tell are no fuller for what the others are: they count as empty, and
             # nothing is taken away.
             return sum(values) / len(ready if not_told(view, self.metric) else values)
-        if not_told(view, self.metric):
+        if not_told(view, self.metric) or view.pods:
             return None
         return total_of(view, self.metric) / max(view.ready, 1)
 

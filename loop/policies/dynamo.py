@@ -46,13 +46,14 @@ from loop.spec import gpus
 from loop.types import Decision, PodView, ServerView, Snapshot, Why, WhyKind
 
 if TYPE_CHECKING:
-    from loop.spec import Perf, SystemData
+    from loop.spec import Load, Perf, SystemData
     from twin.spec import LatencyModel
 
 OptimizationTarget = Literal["sla", "throughput", "latency", "load"]
 GAUGES = ("running", "waiting", "kv_usage")
 TTFT_MS, ITL_MS, ISL, OSL = 500.0, 50.0, 3000.0, 150.0
 MINUTE_S, MS = 60.0, 1000.0
+ENGINES_S = 1.0
 # Of the KV cache and the queue of an engine: above the first one more is wanted, below the second
 # one less.
 UTILIZATIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -60,6 +61,7 @@ UTILIZATIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
 )
 UNKNOWN_MODEL = Why(kind="held-unknown", text="the data have no latency model of it")
 NOT_YET = Why(kind="unchanged", text="between two intervals")
+NO_TRAFFIC = Why(kind="held-unknown", text="the traffic of the interval is not known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,6 @@ class DynamoPolicy:
     decode_scale_down_kv_rate: float | None = None
     max_num_batched_tokens: int = 8192
     name: str = "dynamo"
-    samples_s: float | None = None
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -140,6 +141,16 @@ class DynamoPolicy:
     def tick_s(self) -> float:
         """Return the shortest interval of what is on."""
         return self.load_interval_s if self._loads else self.throughput_interval_s
+
+    @property
+    def samples_s(self) -> float | None:
+        """Return how often load scaling looks into the engines, which tell of each iteration."""
+        return min(ENGINES_S, self.load_interval_s) if self._loads else None
+
+    @property
+    def load_window_s(self) -> float | None:
+        """Return over how long the traffic counts: the whole interval that ends."""
+        return self.throughput_interval_s if self._plans else None
 
     @property
     def _loads(self) -> bool:
@@ -179,9 +190,15 @@ class DynamoPolicy:
         engine = self._engine(view, perf, data)
         least = max(self.min_endpoint, bounds.low)
         choice: Choice | Why = NOT_YET
+        if kept is EMPTY:
+            # It begins with the interval that the first tick ends.
+            kept = replace(kept, planned_s=now_s - self.tick_s)
         if self._plans and now_s - kept.planned_s >= self.throughput_interval_s:
-            kept = replace(self._observed(kept, view), planned_s=now_s)
-            choice = self._throughput(view, kept, engine, least)
+            kept = replace(kept, planned_s=now_s)
+            choice = NO_TRAFFIC
+            if view.load is not None:
+                kept = self._observed(kept, view, view.load)
+                choice = self._throughput(view, kept, engine, least)
             if self._loads and isinstance(choice, Choice):
                 kept = replace(kept, lower=choice.replicas)
         if self._loads:
@@ -206,11 +223,8 @@ class DynamoPolicy:
 
     # -- by throughput
 
-    def _observed(self, kept: Kept, view: ServerView) -> Kept:
+    def _observed(self, kept: Kept, view: ServerView, load: Load) -> Kept:
         """Return what is remembered with the traffic of the interval that ends."""
-        load = view.load
-        if load is None:
-            return kept
         count = load.rate_rpm * self.throughput_interval_s / MINUTE_S
         # An idle interval tells nothing of the requests: they keep the shape that they had.
         shape = (
@@ -232,8 +246,6 @@ class DynamoPolicy:
             predicted(self.predictor, series, log1p=self.log1p)
             for series in (kept.requests, kept.isl, kept.osl, kept.hits)
         )
-        if not kept.requests:
-            return Why(kind="held-unknown", text="no traffic has been seen yet")
         rps = requests / self.throughput_interval_s
         found = engine.capacity(isl=isl, osl=osl, hit=hit)
         if found is None:
@@ -270,9 +282,8 @@ class DynamoPolicy:
         engines = [pod for pod in view.pods if pod.phase == "ready"]
         if view.ready > 0 and not engines:
             return NO_PODS
-        changes = view.wanted != view.ready or view.starting + view.pending > 0
         reporting = [pod for pod in engines if _reports(pod)]
-        if not engines or changes or len(reporting) < len(engines):
+        if not engines or _settles(view) or len(reporting) < len(engines):
             return Why(kind="unchanged", text="replicas are on their way, or do not report")
         load = view.load
         shape = Shape(
@@ -282,28 +293,35 @@ class DynamoPolicy:
             accept_length=engine.tokens_per_step,
         )
         states = [_EngineState.of(pod, engine, shape) for pod in reporting]
-        count = len(states)
+        count, late = len(states), view.wanted - view.ready
         if self.optimization_target == "sla":
-            step, text = self._by_sla(states, engine, shape)
+            desired, text = self._by_sla(states, engine, shape, late=late)
         else:
-            step, text = self._by_utilization(states)
+            desired, text = self._by_utilization(states, late=late)
         unknown = sorted({gauge for pod in reporting for gauge in pod.unknown_gauges})
         if unknown:
             # What an engine does not tell, or never has, is taken for none: enough for more only.
             text = f"{text}; not all of its pods tell {' and '.join(unknown)}"
-        spare_unknown = step < 0 and bool(unknown)
+        spare_unknown = desired is not None and desired <= count and bool(unknown)
         if spare_unknown:
-            step = 0
-        replicas = max(count + step, least, kept.lower if self._plans else 0)
+            desired = None
+        if late and desired is not None and desired > count:
+            return Why(kind="unchanged", text=f"{text}; replicas are on their way")
+        aim = count if desired is None else desired
+        replicas = max(aim, least, kept.lower if self._plans else 0)
         replicas = guarded_single(
             count, replicas, gpus=engine.gpus, budget=self._budget, least=least
         )
-        if spare_unknown and replicas <= count:
-            return Why(kind="held-unknown", text=text)
-        kind: WhyKind = "metric" if replicas == count + step else "bound"
+        if desired is None and replicas <= count:
+            if spare_unknown:
+                return Why(kind="held-unknown", text=text)
+            if late:
+                return Why(kind="unchanged", text=f"{text}; replicas are on their way")
+        kind: WhyKind = "metric" if replicas == aim else "bound"
         return Choice(replicas=replicas, why=Why(kind=kind, text=text))
 
-    def _by_utilization(self, states: list[_EngineState]) -> tuple[int, str]:
+    def _by_utilization(self, states: list[_EngineState], *, late: int) -> tuple[int | None, str]:
+        """Return the replicas by how full engines are, None for as many as there are; and why."""
         count = len(states)
         fullest = max(state.utilization for state in states)
         text = f"the fullest engine holds {fullest:.0%} of its KV cache"
@@ -316,23 +334,29 @@ class DynamoPolicy:
             up, down = UTILIZATIONS[self.optimization_target]
             full, empty = fullest > up, fullest < down
         if full:
-            return 1, text
-        if count > 1 and empty and fullest * count / (count - 1) < up:
-            return -1, text
-        return 0, text
+            return count + 1, text
+        if not empty or (count == 1 and not late):
+            return None, text
+        less = max(count - 1, self.min_endpoint)
+        # Those that are left must not be full of what the others had.
+        return (count if 0 < less < count and fullest * count / less >= up else less), text
 
-    def _by_sla(self, states: list[_EngineState], engine: _Engine, shape: Shape) -> tuple[int, str]:
+    def _by_sla(
+        self, states: list[_EngineState], engine: _Engine, shape: Shape, *, late: int
+    ) -> tuple[int | None, str]:
+        """Return the replicas by what engines would take, None for as many as there are; and why.
+        Where replicas start, the ones that are ready may be enough.
+        """
         ttfts = [engine.ttft_s(state, shape) * MS for state in states]
         itls = [engine.itl_s(state, shape) * MS for state in states]
         text = f"TTFT {max(ttfts):.0f} ms, ITL {max(itls):.1f} ms estimated at worst"
-        if all(one > engine.ttft_ms for one in ttfts) or all(one > engine.itl_ms for one in itls):
-            return 1, text
         count = len(states)
-        if count > 1 and all(
-            self._spare(one, engine, shape, count / (count - 1)) for one in states
-        ):
-            return -1, text
-        return 0, text
+        if all(one > engine.ttft_ms for one in ttfts) or all(one > engine.itl_ms for one in itls):
+            return count + 1, text
+        times = count / (count - 1) if count > 1 else 1.0
+        if (count > 1 or late) and all(self._spare(one, engine, shape, times) for one in states):
+            return max(count - 1, self.min_endpoint), text
+        return None, text
 
     def _spare(self, state: _EngineState, engine: _Engine, shape: Shape, times: float) -> bool:
         """Tell whether an engine would be well with so many *times* its load."""
@@ -348,6 +372,12 @@ class DynamoPolicy:
     @property
     def _budget(self) -> Budget:
         return Budget(least=self.min_gpus, most=self.max_gpus)
+
+
+def _settles(view: ServerView) -> bool:
+    """Tell whether replicas end, or come for others; those that only start do not count here."""
+    changed = view.wanted == view.ready and view.starting + view.pending > 0
+    return view.draining > 0 or view.wanted < view.ready or changed
 
 
 def _reports(pod: PodView) -> bool:

@@ -7,7 +7,8 @@ Restated from pkg/autoscaler of Knative Serving.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 TICK_S = 2.0
 TARGET_MIN = 0.01
 PRECISION = 1e6  # digits that an average has
+HELD_S = 60.0  # a gauge that is not sampled anew tells no longer what is
 WEIGHT_MIN, WEIGHT_PRECISION = 0.2, 0.9999
 
 
@@ -274,7 +276,7 @@ class Kept:
     stable: Buckets
     panic: Buckets
     memory: Panic
-    newest_s: float = -math.inf
+    newest: GaugeSample | None = None
     idle_since_s: float | None = None
 
 
@@ -332,7 +334,8 @@ class KpaPolicy:
         if not sampled(view):
             return Answer(choice=NOT_SAMPLED, state=kept)
         before = kept
-        kept = _recorded(kept, samples_of(view, now_s=now_s, after_s=kept.newest_s))
+        after_s = -math.inf if kept.newest is None else kept.newest.at_s
+        kept = _recorded(kept, samples_of(view, now_s=now_s, after_s=after_s), now_s=now_s)
         if view.max_batch <= 0:
             return Answer(choice=NO_BATCH, state=kept)
         target, total = resolve_target(
@@ -417,11 +420,21 @@ def samples_of(view: ServerView, *, now_s: float, after_s: float) -> list[GaugeS
     return [GaugeSample(at_s, view.running, in_flight(view) - view.running)]
 
 
-def _recorded(kept: Kept, samples: Iterable[GaugeSample]) -> Kept:
-    stable, panic, newest_s = kept.stable, kept.panic, kept.newest_s
-    for sample in samples:
-        concurrency = float(sample.running + sample.waiting)
-        stable = stable.record(sample.at_s, concurrency)
-        panic = panic.record(sample.at_s, concurrency)
-        newest_s = sample.at_s
-    return replace(kept, stable=stable, panic=panic, newest_s=newest_s)
+def _recorded(kept: Kept, samples: Sequence[GaugeSample], *, now_s: float) -> Kept:
+    """Return *kept* with the concurrency of each second before *now_s*. A gauge holds until it is
+    sampled anew: a second without a record counts as one without requests.
+    """
+    stable, panic, newest = kept.stable, kept.panic, kept.newest
+    first = newest or next(iter(samples), None)
+    if first is None:
+        return kept
+    coming, end = deque(samples), math.ceil(now_s)
+    begin = math.floor(first.at_s) if stable.latest is None else stable.latest + 1
+    for second in range(max(begin, end - stable.size), end):
+        while coming and coming[0].at_s < second + 1:
+            newest = coming.popleft()
+        if newest is not None and second - newest.at_s < HELD_S:
+            concurrency = float(newest.running + newest.waiting)
+            stable = stable.record(float(second), concurrency)
+            panic = panic.record(float(second), concurrency)
+    return replace(kept, stable=stable, panic=panic, newest=samples[-1] if samples else newest)

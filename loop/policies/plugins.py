@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from loop.errors import SpecError
+from twin.own_code import own_code
 from twin.registry import resolve
 
 if TYPE_CHECKING:
@@ -106,19 +107,28 @@ def _imported(path: Path, code: bytes) -> ModuleType:
 
 
 def code_digest(policy: Policy) -> str:
-    """Return a hash of the code by which *policy* decides: of the file of its class, of a policy of
-    ours all that decides, and of the policy that it stands before.
+    """Return a hash of the code by which *policy* decides: of the file of its class and of those of
+    its own that this imports, of a policy of ours all that decides, and of the policy that it
+    stands before.
     """
     module = sys.modules.get(type(policy).__module__)
     source = getattr(module, "__file__", None)
-    if source is None:
+    if module is None or source is None:
         digest = _text_digest(_source_of(type(policy)))
     elif Path(source).resolve().is_relative_to(HERE):
         digest = _own_digest()
     else:
-        digest = _text_digest(Path(source).read_text(encoding="utf-8"))
+        digest = _digest_of_module(module)
     behind = getattr(policy, "policy", None)
     return digest if behind is None else _text_digest(digest + code_digest(behind))
+
+
+def _digest_of_module(module: ModuleType) -> str:
+    code = own_code(module)
+    deciding = tuple(f"loop.{part}" for part in DECIDING)
+    # It may be made of one of ours.
+    made_of_ours = any(name.startswith(deciding) for name in code.others)
+    return _text_digest(code.digest + _own_digest()) if made_of_ours else code.digest
 
 
 def _source_of(kind: type) -> str:

@@ -30,6 +30,9 @@ from loop.types import Decision, ServerView, Snapshot, Why, WhyKind
 if TYPE_CHECKING:
     from loop.spec import SystemData
 
+REPORT_S = 10.0
+RECORD_SHARE = 0.2  # of the look-back
+LAST_MIN_S = 1e-3  # of the last point, which holds until now
 SLACK_S = 1e-6  # clocks count in fractions that are not exact
 POINTS_A_SECOND = 100  # times of points are rounded to hundredths of a second
 Aggregation = Literal["mean", "max", "min"]
@@ -223,14 +226,15 @@ EMPTY = Kept()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayServePolicy:
-    """Scales so that a replica has *target* of its max batch ongoing, as num_replicas="auto" has 2
-    of 5.
+    """Scales so that a replica has *target* of its max batch ongoing, by default a half as in Ray's
+    examples of LLMs.
 
-    Decisions are made when gauges come, every 10 s: between two of them nothing changes that a
-    decision looks at but the delays, which are whole multiples of that.
+    Handles record five times in the look-back, and report every 10 s. Decisions are made when
+    reports come: between two of them little changes but the delays, which are whole multiples of
+    that.
     """
 
-    target: float = 0.4
+    target: float = 0.5
     look_back_period_s: float = 30.0
     aggregation: Aggregation = "mean"
     upscale_delay_s: float = 30.0
@@ -241,8 +245,7 @@ class RayServePolicy:
     min_replicas: int = 1
     max_replicas: int = 100
     name: str = "ray_serve"
-    tick_s: float = 10.0
-    samples_s: float | None = 10.0
+    tick_s: float = REPORT_S
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -255,6 +258,11 @@ class RayServePolicy:
             check.number("downscale_to_zero_delay_s", self.downscale_to_zero_delay_s, low=0.0)
         check.whole("min_replicas", self.min_replicas, low=0)
         check.whole("max_replicas", self.max_replicas, low=max(self.min_replicas, 1))
+
+    @property
+    def samples_s(self) -> float | None:
+        """Return how often handles record what is ongoing."""
+        return min(RECORD_SHARE * self.look_back_period_s, REPORT_S)
 
     def start(self) -> State:
         """Return the state of a controller that has just begun."""
@@ -279,8 +287,11 @@ class RayServePolicy:
         after_s = kept.points[-1][0] if kept.points else -math.inf
         new = samples_of(view, now_s=now_s, after_s=after_s)
         points = (*kept.points, *((one.at_s, float(one.running + one.waiting)) for one in new))
-        points = tuple(one for one in points if one[0] > now_s - self.look_back_period_s)
-        demand = aggregated([points], self.aggregation, last_s=self.samples_s or 1.0)
+        # Where pods are scraped less often than that, the last gauge is what is known.
+        begin_s = now_s - self.look_back_period_s
+        points = tuple(one for one in points if one[0] > begin_s) or points[-1:]
+        last_s = max(now_s - points[-1][0], LAST_MIN_S) if points else LAST_MIN_S
+        demand = aggregated([points], self.aggregation, last_s=last_s)
         if demand is None:
             return Answer(choice=NOT_SAMPLED, state=replace(kept, points=points))
         config = self._config(self.target * view.max_batch)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # A policy is a frozen dataclass whose fields are its options, besides these that say what it is,
 # and what it asks.
-NOT_OPTIONS = ("name", "tick_s", "samples_s", "optimize", "loads", "cache")
+NOT_OPTIONS = ("name", "tick_s", "samples_s", "load_window_s", "optimize", "loads", "cache")
 # Options that had another name, by policy: the old one still works.
 RENAMED: Mapping[str, Mapping[str, str]] = {"slo": {"band": "hysteresis"}}
 
@@ -99,10 +99,11 @@ def _whole(made: object, whose: str) -> None:
             raise SpecError(f"{whose}: expected a policy, found {found} without {part}")
         if not fits(value):
             raise SpecError(f"{whose}: {part}: expected {expected}, found {f'{value!r}'[:60]}")
-    samples_s = getattr(made, "samples_s", None)
-    if samples_s is not None and not _is_time(samples_s):
-        found = f"{samples_s!r}"[:60]
-        raise SpecError(f"{whose}: samples_s: expected a number > 0, or None, found {found}")
+    for part in ("samples_s", "load_window_s"):
+        time_s = getattr(made, part, None)
+        if time_s is not None and not _is_time(time_s):
+            found = f"{time_s!r}"[:60]
+            raise SpecError(f"{whose}: {part}: expected a number > 0, or None, found {found}")
 
 
 _NOTHING = object()

@@ -67,16 +67,23 @@ class ThroughHpaPolicy:
         """Return the samples that the policy behind needs."""
         return getattr(self.policy, "samples_s", None)
 
+    @property
+    def load_window_s(self) -> float | None:
+        """Return the window of the load that the policy behind needs."""
+        return getattr(self.policy, "load_window_s", None)
+
     def start(self) -> Kept:
         """Return the state before the first sync."""
         return Kept(inner=self.policy.start())
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: Kept) -> tuple[Decision, Kept]:
-        """Return what one sync makes of what the policy behind wanted last."""
+        """Return what one sync makes of what the policy behind wanted by the sync before: what it
+        exports is scraped before the HPA can ask for it.
+        """
+        wanted = state.decision.targets
         if snapshot.now_s - state.decided_s >= self.policy.tick_s:
             decision, inner = self.policy.decide(snapshot, _staying(snapshot, data), state.inner)
             state = replace(state, inner=inner, decided_s=snapshot.now_s, decision=decision)
-        wanted = state.decision.targets
 
         def rule(
             view: ServerView, bounds: ReplicaBounds, memory: Memory | None, now_s: float

@@ -203,7 +203,10 @@ class WvaPolicy:
         ready = [pod for pod in view.pods if pod.phase == "ready"]
         if not ready and view.ready > 0:
             return Answer(choice=untold or NO_PODS, state=seen)
-        telling = [pod for pod in ready if not untold or _tells(pod)]
+        # The original knows no pod of which it has no series yet.
+        telling = [pod for pod in ready if (_tells(pod) if untold else pod.name in seen)]
+        if ready and not telling:
+            return Answer(choice=untold or NOT_SAMPLED, state=seen)
         if untold and 2 * len(telling) <= len(ready):
             # A few that are saturated would ask for more for good where no new one tells.
             return Answer(choice=untold, state=seen)

@@ -24,6 +24,11 @@ def square_or_die(value: int) -> int:
     return value * value
 
 
+def hears_interrupts(_: None) -> bool:
+    """Tell whether Ctrl-C reaches this process."""
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def beat(directory: str) -> None:
     """Write a sign of life into a file of this process, again and again, for two minutes at
     most.

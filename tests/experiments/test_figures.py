@@ -537,10 +537,8 @@ def test_more_policies_than_colours_are_told_apart() -> None:
     one policy to who looked.
     """
     names = [f"policy {n}" for n in range(len(SERIES) + 3)]
-    rows = [
-        {"scenario": "day", "seed": 1, "error": "", "policy": name, "gpus_held": [1, 2]}
-        for name in names
-    ]
+    load = {"scenario": "day", "alpha": 0.1, "interval_s": 60.0, "period_s": 30.0, "seed": 1}
+    rows = [{**load, "run_id": name, "policy": name, "gpus_held": [1, 2]} for name in names]
     (ax,) = draw_gpus(rows, pd.DataFrame(rows)).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == len(names)
     one = results(seeds=1)

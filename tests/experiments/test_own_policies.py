@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from loop.policies.registry import options_told
 from loop.policies.static import StaticPolicy
 from loop.spec import SystemData
 from loop.types import Decision, Snapshot
+from twin.own_code import own_code
 
 SMALL = Path(__file__).resolve().parents[2] / "sample-data" / "small"
 TEXT = """
@@ -134,6 +136,7 @@ def test_what_is_no_policy_is_refused_at_once() -> None:
         ("tick_s", math.inf, "a number > 0"),
         ("samples_s", -1.0, "a number > 0, or None"),
         ("samples_s", 0, "a number > 0, or None"),
+        ("load_window_s", "180", "a number > 0, or None"),
         ("decide", 3, "something to call"),
     ],
 )
@@ -174,6 +177,64 @@ def test_another_code_is_another_run(file: Path) -> None:
     assert read_sources(config(policy=str(file))).run_id == before
     file.write_text(TEXT.replace("return None", "return 0"), encoding="utf-8")
     assert read_sources(config(policy=str(file))).run_id != before
+
+
+def test_code_that_a_policy_imports_is_code_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rules stood in a file beside it; they were changed, and a resumed comparison showed the
+    results of before.
+    """
+    package = tmp_path / "own_rules"
+    (package / "deep").mkdir(parents=True)
+    files = {
+        tmp_path / "own_beside.py": "LIMIT = 1",
+        package / "__init__.py": "",
+        package / "policy.py": TEXT + "\nfrom .deep import steps\nimport own_beside, numpy",
+        package / "deep" / "__init__.py": "",
+        package / "deep" / "steps.py": "def late():\n    from own_rules import later",
+        package / "later.py": "",
+        package / "unused.py": "",
+    }
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy = make_policy("own_rules.policy:Keeps")
+    before = code_digest(policy)
+    for path, text in files.items():
+        path.write_text(text + "\n# changed", encoding="utf-8")
+        assert (code_digest(policy) != before) == (path.name != "unused.py"), path
+        path.write_text(text, encoding="utf-8")
+    # numpy is installed, and no change of it is looked for.
+    assert set(own_code(sys.modules["own_rules.policy"]).files) == {
+        *("", "own_rules", "own_rules.deep", "own_rules.deep.steps", "own_rules.later"),
+        "own_beside",
+    }
+
+
+def test_another_process_of_arrivals_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of one's own a run is made by: a resumed sweep kept the requests of before."""
+    text = "class Own:\n    def __init__(self, rng, *, cv): ..."
+    module, scenario = tmp_path / "own_arrivals.py", tmp_path / "own.yaml"
+    module.write_text(text, encoding="utf-8")
+    scenario.write_text("load: [{arrivals: 'own_arrivals:Own'}]", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = read_sources(config(scenario=str(scenario))).run_id
+    assert read_sources(config(scenario=str(scenario))).run_id == before
+    module.write_text(f"{text}\n# changed", encoding="utf-8")
+    assert read_sources(config(scenario=str(scenario))).run_id != before
+
+
+def test_a_policy_made_of_one_of_ours_changes_with_it(file: Path) -> None:
+    """A class of one's own that inherits from hpa decides by the rules of hpa."""
+    alone = code_digest(make_policy(str(file)))
+    file.write_text(f"{TEXT}\nimport loop.policies.hpa", encoding="utf-8")
+    code = own_code(sys.modules[type(make_policy(str(file))).__module__])
+    assert set(code.files) == {""}
+    assert "loop.policies.hpa" in code.others
+    assert code_digest(make_policy(str(file))) != alone
 
 
 def test_a_class_in_the_place_of_an_object_is_told_in_a_line() -> None:
@@ -303,3 +364,13 @@ def test_samples_come_as_often_as_the_policy_needs() -> None:
     assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0
     assert read_sources(config(policy="slo")).world.world.scrape_interval_s == 15.0
     assert read_sources(config(policy="kpa")).config.period_s == 2.0
+
+
+def test_the_load_is_measured_over_the_window_that_the_policy_asks_for() -> None:
+    """Dynamo counts the requests of its whole interval; it was told of the last minute."""
+    planner, by_load = (
+        read_sources(config(policy=make_policy("dynamo", **options))).world.world
+        for options in ({}, {"optimization_target": "throughput"})
+    )
+    assert (planner.window_s, planner.scrape_interval_s) == (180.0, 15.0)
+    assert (by_load.window_s, by_load.scrape_interval_s) == (60.0, 1.0)

@@ -80,7 +80,7 @@ def scraped(sources: Sources, *, interval_s: float, window_s: float) -> Sources:
 
 def overshoot(asked: Sources) -> float:
     """Return by how many replicas the run of *asked* went beyond what it ended with."""
-    found = after_step(simulate(asked), asked.loads[0].curve)["overshoot"]
+    found = after_step(simulate(asked), asked.loads)["overshoot"]
     assert found is not None
     return found
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from experiments.processes import run_tasks
-from tests.experiments.process_work import square, square_or_die
+from tests.experiments.process_work import hears_interrupts, square, square_or_die
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,13 @@ def test_a_task_that_kills_its_process_takes_no_other_with_it() -> None:
     }
     assert [outcomes[i].value for i in range(5)] == [1, 4, None, 16, 25]
     assert "killed" in outcomes[2].error
+
+
+def test_a_process_never_hears_of_an_interrupt() -> None:
+    """Ctrl-C in the first seconds showed the imports of each process as a traceback."""
+    found = [outcome.value for outcome in run_tasks(hears_interrupts, [None, None], jobs=2)]
+    assert found == [False, False]
+    assert hears_interrupts(None)
 
 
 @pytest.mark.costly

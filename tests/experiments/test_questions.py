@@ -79,7 +79,8 @@ def test_runs_of_a_sweep_are_checked_each_against_its_own() -> None:
     """Each alpha was paired with every other, and a loss at one of them made up for by another."""
     calm = results(slo=(0.99, 90.0)).assign(alpha=0.0)
     stored = pd.concat([calm, calm.assign(alpha=0.3, attainment=0.9)])
-    assert [one.worse for one in regressions(stored, stored, allowance=Allowance())] == [""]
+    (same,) = regressions(stored, stored, allowance=Allowance())
+    assert (same.worse, same.pairs) == ("", 4)
     (less,) = regressions(stored.iloc[:3], stored, allowance=Allowance())
     assert less.worse == "1 of 4 runs are missing or failed"
 
@@ -95,9 +96,37 @@ def test_what_is_not_known_any_more_is_worse() -> None:
     assert idle.worse == ""
 
 
+def test_one_seed_that_is_not_known_any_more_is_worse() -> None:
+    """The mean of the others was compared with that of all, and passed."""
+    before = results(slo=(0.99, 90.0)).assign(attainment=[0.99, 0.5])
+    (found,) = regressions(before.assign(attainment=[0.99, None]), before, allowance=Allowance())
+    assert found.worse == "attainment not known"
+    # What only one seed knew before is compared with that seed.
+    (found,) = regressions(before, before.assign(attainment=[None, 0.6]), allowance=Allowance())
+    assert found.worse == "-10.00 points"
+
+
+def test_runs_under_another_load_are_no_pairs() -> None:
+    """Three stored hours passed beside half an hour of now, as the same scenario and seed."""
+    now = results(slo=(0.99, 90.0)).assign(hours=0.5, alpha=0.1, period_s=30.0)
+    for axis, other in (("hours", 3.0), ("alpha", 0.5)):
+        (found,) = regressions(now, now.assign(**{axis: other}), allowance=Allowance())
+        now_told = f"{axis} {now[axis][0]}, stored {other}"
+        assert found.worse == f"2 of 2 runs are missing or failed ({now_told})"
+    # Another period of the policy is what a change may bring.
+    (found,) = regressions(now, now.assign(period_s=60.0), allowance=Allowance())
+    assert found.worse == ""
+
+
 @pytest.mark.parametrize(
     ("column", "value", "line"),
     [
+        ("attainment", 97.0, "attainment: expected shares of 0 to 1, found 97"),
+        (
+            "cost_usd_per_h",
+            float("inf"),
+            "cost_usd_per_h: expected dollars of 0 to 1e12, found inf",
+        ),
         ("attainment", "good", "attainment: expected a number, found 'good'"),
         ("seed", 1, "expected every run once, found slo under day, seed 1, twice"),
     ],
@@ -108,9 +137,7 @@ def test_check_tells_results_that_are_none(
     """Edited by hand, or two files as one: "-2 of 2 runs are missing" was said of it."""
     good = results(slo=(0.99, 90.0))
     good.to_csv(tmp_path / "results.csv", index=False)
-    good.assign(**{column: [0.9 if column == "attainment" else 1, value]}).to_csv(
-        tmp_path / "stored.csv", index=False
-    )
+    good.assign(**{column: [good[column][0], value]}).to_csv(tmp_path / "stored.csv", index=False)
     assert main(["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]) == 2
     assert line in capsys.readouterr().err
 

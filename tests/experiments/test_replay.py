@@ -23,6 +23,7 @@ from loop.types import Load
 from twin.spec import SpecError
 
 Capture = pytest.CaptureFixture[str]
+NOTHING: dict[str, Any] = {"ts": "", "t_s": 0, "cycle": 1, "servers": []}
 MOVED = {"policyOptions": {"headroom": 0.9}}
 SMALL = inferno.SAMPLE_DATA / "small"
 
@@ -89,8 +90,11 @@ def test_cycles_that_saw_nothing_are_left_out_aloud(run: Path, capsys: Capture) 
     [
         ("nonsense", r"cycles.jsonl: cycle 1: line 1: expected JSON"),
         ("[]", r"cycle 1: expected the record of a cycle, found '\[\]'"),
-        ('{"t_s": 1}', r"line 1: expected the record of a cycle, found one without"),
-        ('{"t_s": 9}\n{"t_s": 1}', r"cycle 2: expected a time after .*\(9 s\), found 1 s"),
+        ('{"t_s": 1}', r"cycle 1: ts: expected a text, found nothing"),
+        (
+            "\n".join(json.dumps({**NOTHING, "t_s": t_s}) for t_s in (9, 1)),
+            r"cycle 2: expected a time after .*\(9 s\), found 1 s",
+        ),
         ("", r"expected cycles in which servers were seen, found none"),
     ],
 )
@@ -105,6 +109,34 @@ def test_what_is_no_recording_is_said_in_one_line(
     assert re.search(expected, line)
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: expected a readable text file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_record_that_lacks_what_was_decided_is_one_line(run: Path, tmp_path: Path) -> None:
+    """A record that somebody shortened was a traceback; "two" replicas were another decision."""
+    first = json.loads((run / "cycles.jsonl").read_text().splitlines()[0])
+    path = tmp_path / "cycles.jsonl"
+    row, *others = first["servers"]
+    name = f"cycle 1: {row['name']!r}"
+
+    def with_row(**values: object) -> dict[str, Any]:
+        return {**first, "servers": [{**row, **values}, *others]}
+
+    whole = "expected a whole number >= 0, found"
+    for changed, line in (
+        ({**first, "ts": None}, "cycle 1: ts: expected a text, found nothing"),
+        ({**first, "t_s": "soon"}, "cycle 1: t_s: expected a number, found 'soon'"),
+        ({**first, "cycle": -1}, f"cycle 1: cycle: {whole} -1"),
+        ({**first, "totalCost": "9"}, "cycle 1: totalCost: expected a number, found '9'"),
+        ({**first, "servers": None}, "cycle 1: servers: expected a list […], found nothing"),
+        ({**first, "servers": [3]}, "cycle 1: servers: expected objects {…}, found 3"),
+        (with_row(accelerator=None), f"{name}: accelerator: expected a text, found nothing"),
+        (with_row(replicas="two"), f"{name}: replicas: {whole} 'two'"),
+        (with_row(maxBatch=None), f"{name}: maxBatch: {whole} nothing"),
+    ):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(SpecError, match=rf"cycles.jsonl: .*{re.escape(line)}"):
+            read_recording(path)
 
 
 @pytest.mark.parametrize("preemptions", [0, 3])
@@ -167,7 +199,7 @@ def test_options_of_a_recording_that_are_none_of_the_policy_are_told(
     without = (
         "static was run with share=2, and is run here without: policy static: expected options"
     )
-    wrong = "line 1: policyOptions: expected an object {…}, found [2]"
+    wrong = "cycles.jsonl: line 1: policyOptions: expected an object {…}, found [2]"
     for options, code, said in (({"share": 2}, 0, without), ([2], 2, wrong)):
         path.write_text(json.dumps({**line, "policyOptions": options}) + "\n")
         assert main(["replay", str(path), "--policy", "static", "--data", str(SMALL)]) == code

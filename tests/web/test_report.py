@@ -23,7 +23,18 @@ from experiments.replay import from_go
 from experiments.stability import stability
 from experiments.sweep_figures import ATTAINMENT, cell_estimates, draw_heat_maps
 from inferno.cli.main import main
-from inferno.web.charts import Bars, CostChart, Curve, HeatMap, Lines, Note, Part, Section, Table
+from inferno.web.charts import (
+    Bars,
+    CostChart,
+    Curve,
+    Differences,
+    HeatMap,
+    Lines,
+    Note,
+    Part,
+    Section,
+    Table,
+)
 from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
 from inferno.web.report import Report, report_of, report_page, write_report
@@ -600,6 +611,26 @@ def test_a_run_whose_data_are_gone_is_shown_without_what_needs_them(
     (section,) = report.sections
     assert "Why requests were missed is not known" in [item.title for item in section.items]
     assert len(report.timelines[0].servers) == 4
+
+
+def test_each_load_of_a_comparison_has_charts_of_its_own(compared: Path, tmp_path: Path) -> None:
+    """Of two alphas one front was drawn. And a difference is in points, whatever a file has."""
+    table = pd.read_csv(compared / "results.csv")
+    rough = table.assign(alpha=0.3, attainment=table["attainment"] - 0.25)
+    both = pd.concat([table, rough], ignore_index=True)
+    both.to_csv(tmp_path / "results.csv", index=False)
+    (tmp_path / "differences.csv").write_text("")
+    (section,) = report_of([tmp_path]).sections
+    charts = [item for item in section.items if isinstance(item, CostChart)]
+    assert [chart.title.partition(":")[0] for chart in charts] == [
+        "steady, alpha 0",
+        "steady, alpha 0.3",
+    ]
+    assert [len(chart.points) for chart in charts] == [4, 4]
+    found = next(item for item in section.items if isinstance(item, Differences))
+    assert [row.mean for row in found.rows if row.name.startswith("0.3 − 0")] == pytest.approx(
+        [-25.0] * 4
+    )
 
 
 def test_policies_stand_as_they_were_asked_for(grid: Path) -> None:

@@ -127,7 +127,19 @@ def _kpa(case: Case) -> None:
     expect(case["expected"], {"replicas": replicas})
 
 
-AIBRIX = {"apa": _apa, "kpa": _kpa}
+def _pending(case: Case) -> None:
+    replicas = rules.guarded(
+        case["desired"],
+        current=case["current_pods"],
+        ready=case["ready_pods"],
+        mean=case["metric_value"],
+        target=case["target_value"],
+        algorithm=case["strategy"],
+    )
+    expect(case["expected"], {"replicas": replicas})
+
+
+AIBRIX = {"apa": _apa, "kpa": _kpa, "pending": _pending}
 
 
 def wva(case: Case) -> None:
