@@ -440,4 +440,10 @@ def loose_ends(data: System) -> list[str]:
         for server in data.servers.values()
         if data.target(service_class=server.service_class, model=server.model) is None
     ]
+    lines += [
+        f"{SERVERS}: {server.name!r}: minNumReplicas {server.min_replicas} is not kept: "
+        f"maxNumReplicas is {server.max_replicas}"
+        for server in data.servers.values()
+        if server.max_replicas is not None and server.max_replicas < server.min_replicas
+    ]
     return lines

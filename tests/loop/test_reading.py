@@ -282,7 +282,8 @@ def test_what_no_server_can_use_is_told(tmp_path: Path) -> None:
     )
     objects["capacity-data.json"]["count"].append({"type": "h100", "count": 1})
     objects["serviceclass-data.json"]["serviceClasses"][0]["modelTargets"][0]["model"] = "smal"
-    objects["server-data.json"]["servers"][0]["color"] = "red"
+    server = objects["server-data.json"]["servers"][0]
+    server |= {"color": "red", "minNumReplicas": 2, "maxNumReplicas": 1}
     warnings: list[str] = []
     read_system(write(tmp_path, objects), warn=warnings.append)
     assert warnings == [
@@ -290,6 +291,7 @@ def test_what_no_server_can_use_is_told(tmp_path: Path) -> None:
         "serviceclass-data.json: 'Premium': target of 'smal' is not used: no such model",
         "capacity-data.json: 'h100' is not used: no accelerator has that type",
         "server-data.json: 'a' cannot be sized: class 'Premium' has no target for 'small'",
+        "server-data.json: 'a': minNumReplicas 2 is not kept: maxNumReplicas is 1",
         "server-data.json: servers[0] 'a': unknown key 'color' is not used",
     ]
 
