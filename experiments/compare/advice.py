@@ -116,7 +116,7 @@ def _peak(results: pd.DataFrame, own: pd.DataFrame) -> str:
     (owed, share, usd), (least, *_) = (
         one[figures].astype(float).mean().to_numpy() for one in (same, own)
     )
-    if not owed < least:
+    if not owed < (1.0 - SAME_COST) * least:
         return ""
     met = f"{100 * share:.1f} % at " if np.isfinite(share) else ""
     return f"{STATIC_PEAK}, which is told the peak, does better: {met}$ {usd:.2f}/h"

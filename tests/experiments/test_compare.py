@@ -246,6 +246,7 @@ def test_the_advice_says_where_scaling_does_not_pay() -> None:
     told = "; static_peak, which is told the peak, does better: 100.0 % at $ 60.00/h"
     assert advice(results)[0].endswith(told)
     assert "static_peak" not in advice(rows(slo=(0.99, 50.0), static_peak=(1.0, 60.0)))[0]
+    assert "static_peak" not in advice(rows(slo=(1.0, 60.1), static_peak=(1.0, 60.0)))[0]
     # Under equal loads and seeds only.
     assert "static_peak" not in advice(results.iloc[:-1])[0]
 
