@@ -109,19 +109,22 @@ def load_rows(directory: Path, runs: Sequence[PlannedRun]) -> dict[str, Row]:
 
 
 def _load_row(path: Path) -> Row:
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except SpecError as error:
+        raise SpecError(f"{path.parent}: {error}; delete it to repeat its run") from None
     if isinstance(content, dict) and content.get("digest") == _digest(content):
         if content.get("format") != _FORMAT:
             raise SpecError(
                 f"{path}: expected a run of format {_FORMAT}, found {content.get('format')!r}; "
-                "delete it to repeat it"
+                "delete it to repeat its run"
             )
         row = content["row"]
         if row["run_id"] == path.stem:
             return dict(row)
     raise SpecError(
         f"{path}: expected a finished run as it was written, found a damaged file; delete it to "
-        "repeat it"
+        "repeat its run"
     )
 
 

@@ -215,6 +215,8 @@ def test_a_damaged_row_is_told_in_a_line_before_anything_runs(
     with pytest.raises(SpecError, match=path.name) as told:
         sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True, work=refuse)
     assert "\n" not in str(told.value)
+    assert str(tmp_path / "runs") in str(told.value)
+    assert "delete it to repeat its run" in str(told.value)
 
 
 def test_a_damaged_table_is_told_in_a_line(few: tuple[pd.DataFrame, Path], tmp_path: Path) -> None:
