@@ -148,7 +148,9 @@ def batches(
             yield _drawn_batch(load, interval, stream, rng_tokens)
         return
     trace = load.replay.begun(rng_arrivals)
-    replayed = ReplayStream(trace.times_s, span_s=trace.span_s, repeat=load.replay.repeat)
+    # Of the trace from its first request on: the gap that another one begins after is no mean one.
+    span_s = load.replay.trace.span_s
+    replayed = ReplayStream(trace.times_s, span_s=span_s, repeat=load.replay.repeat)
     for interval in intervals(load, interval_s=interval_s, until_s=until_s):
         yield _replayed_batch(trace, interval, replayed, rng_tokens)
 

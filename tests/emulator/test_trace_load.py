@@ -65,6 +65,27 @@ def test_a_trace_without_disturbance_is_replayed_to_the_request(trace: Trace, in
     assert np.array_equal(out_tokens, trace.output_tokens)
 
 
+def test_a_trace_is_the_same_circle_wherever_it_begins():
+    """After a gap of a minute it ran 12 % slower, and where several requests shared the instant of
+    the first one no run began.
+    """
+    times_s = np.array([0.0, 0.0, 1.0, 5.0, 5.0, 5.0, 65.0, 66.0, 66.0])
+    sizes = np.arange(1, 10)
+    trace = Trace(name="gap", times_s=times_s, prompt_tokens=sizes, output_tokens=sizes)
+    circle_s = np.concatenate([times_s + turn * trace.span_s for turn in range(4)])
+    begun = set()
+    for seed in range(40):
+        load = replace(load_of(Replay(trace=trace, offset="random")), seed=seed)
+        until_s = 2 * trace.span_s
+        got_s, prompts, _ = collected(load, interval_s=60.0, until_s=until_s)
+        first = int(prompts[0]) - 1
+        expected_s = circle_s[first:] - circle_s[first]
+        np.testing.assert_allclose(got_s, expected_s[expected_s < until_s - 1e-9], atol=1e-9)
+        np.testing.assert_array_equal(prompts, (first + np.arange(len(prompts))) % 9 + 1)
+        begun.add(first)
+    assert begun == {0, 2, 3, 6, 7}
+
+
 def test_a_trace_scaled_to_the_server_has_its_rate_and_sizes(trace: Trace):
     """One trace can drive servers of any size: pattern and mix from the trace, means from the
     server.

@@ -122,11 +122,15 @@ class Trace:
         return float(self.output_tokens.mean())
 
     def from_request(self, first: int) -> Trace:
-        """Return the trace that begins with request *first* and, after the last, goes on with those
-        before it.
+        """Return the trace that begins with request *first*, or the earliest one of the same
+        instant, and, after the last, goes on with those before it: a round of it takes as long as
+        one of this.
         """
+        # Else those of its instant would come at the very end of the round.
+        first = int(np.searchsorted(self.times_s, self.times_s[first]))
         order = np.roll(np.arange(len(self.times_s)), -first)
-        times_s = (self.times_s[order] - self.times_s[first]) % self.span_s
+        times_s = self.times_s[order] - self.times_s[first]
+        times_s[order < first] += self.span_s
         models = tuple(self.models[i] for i in order) if self.models else ()
         blocks, starts = self.blocks, self.starts
         talks = self.talks
