@@ -4,6 +4,7 @@ exact against greedy.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ COLUMNS = (
 )
 
 
+@cache
+def sizings(case_id: str) -> SizingCache:
+    """Return what has been sized of a case: each pair is sized once for all its tests."""
+    return SizingCache()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
@@ -43,7 +50,7 @@ def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
         data,
         OptimizerSettings(rules=GO_TODAY),
         servers=list(data.servers.values()),
-        cache=SizingCache(),
+        cache=sizings(case["id"]),
     )
     sensitive = {tuple(pair) for pair in case["sensitive"]}
     for i, name in enumerate(table.servers):
@@ -126,9 +133,8 @@ def test_exact_is_never_worse_than_greedy(case: dict[str, Any]) -> None:
         source=case["id"],
         level="go",
     )
-    cache = SizingCache()
     greedy, exact = (
-        optimize(data, OptimizerSettings(rules=GO_TODAY, solver=solver), cache=cache)
+        optimize(data, OptimizerSettings(rules=GO_TODAY, solver=solver), cache=sizings(case["id"]))
         for solver in ("greedy", "exact")
     )
     ranks = {
