@@ -3,10 +3,12 @@ does."""
 
 from __future__ import annotations
 
+import ssl
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import httpx
@@ -21,6 +23,14 @@ ASKED_PACKED = {"Accept-Encoding": "gzip, deflate"}
 PIECE_BYTES = 2**20
 # For clients that fetch.
 NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
+
+
+@cache
+def public_trust() -> ssl.SSLContext:
+    """Return the trust in the public authorities, for all clients of this process: to read their
+    certificates takes longer than a request, and each client read them, for http:// too.
+    """
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class FetchError(Exception):

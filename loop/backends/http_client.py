@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
-from loop.backends.fetch import ASKED_PACKED, unpacked
+from loop.backends.fetch import ASKED_PACKED, public_trust, unpacked
 from loop.errors import BackendError, LoopError, PausedError, Phase, RefusedError
 from twin.datafile import without_halves
 
@@ -49,7 +49,11 @@ class ServiceClient:
         # stand side by side.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._client = httpx.Client(
-            timeout=timeout_s, trust_env=False, limits=limits, transport=transport
+            verify=public_trust(),
+            timeout=timeout_s,
+            trust_env=False,
+            limits=limits,
+            transport=transport,
         )
 
     def close(self) -> None:

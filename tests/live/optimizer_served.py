@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,15 @@ DEADLINE_S = 30.0  # far longer than anything takes, for a machine that does muc
 TOLERANCE = 2e-4  # relative: what the golden data allow
 
 
+def plain_client(url: str | httpx.URL, *, headers: Mapping[str, str] | None = None) -> httpx.Client:
+    """Return a client of a service over plain HTTP: it reads no certificates, which would take
+    longer than most tests.
+    """
+    return httpx.Client(
+        base_url=url, headers=headers, timeout=DEADLINE_S, trust_env=False, verify=False
+    )
+
+
 @contextmanager
 def serving(app: FastAPI, *, door: DoorSettings | None = None) -> Iterator[httpx.Client]:
     """Serve *app*; stop it at the end."""
@@ -28,9 +37,7 @@ def serving(app: FastAPI, *, door: DoorSettings | None = None) -> Iterator[httpx
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False
-    ) as client:
+    with plain_client(f"http://127.0.0.1:{port}") as client:
         try:
             yield client
         finally:

@@ -26,6 +26,7 @@ from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
 from loop.testing.fakes import FakeBackend, server_view, system
 from loop.types import Change, CycleRecord, Snapshot
+from tests.live.optimizer_served import plain_client
 
 DEADLINE_S = 30.0  # far longer than anything takes, for a machine that does much else
 WORK_S = 0.05
@@ -130,9 +131,7 @@ def serving(
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False
-    ) as client:
+    with plain_client(f"http://127.0.0.1:{port}") as client:
         served = Served(
             client=client,
             driver=driver,

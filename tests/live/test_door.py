@@ -15,7 +15,7 @@ import pytest
 from loop.services.door import DoorSettings, own_names
 from loop.services.serving import connections_max
 from loop.testing.fakes import FakeBackend, server_view
-from tests.live.optimizer_served import DEADLINE_S
+from tests.live.optimizer_served import DEADLINE_S, plain_client
 from tests.live.test_every_service import VERBS, serving_one
 from tests.live.twin_served import serving_twin
 
@@ -239,7 +239,7 @@ def test_slow_clients_do_not_keep_probes_out(hasty: House, text: str) -> None:
             for each in slow:
                 with suppress(OSError):
                     each.sendall(b"a")
-            with httpx.Client(base_url=hasty.client.base_url, trust_env=False) as probe:
+            with plain_client(hasty.client.base_url) as probe:
                 assert probe.get("/healthz").status_code == 200
 
 

@@ -24,7 +24,13 @@ from loop.services.scaffold import Gate
 from loop.services.serving import listen
 from loop.testing.fakes import ManualClock
 from tests.live.optimizer_bodies import SYSTEM, body, fill, many_bodies, server
-from tests.live.optimizer_served import DEADLINE_S, difference, eventually, serving
+from tests.live.optimizer_served import (
+    DEADLINE_S,
+    difference,
+    eventually,
+    plain_client,
+    serving,
+)
 
 COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
 CLIENTS, CALLS = 6, 60
@@ -53,7 +59,7 @@ def test_parallel_clients_get_the_answers_they_would_get_alone(chosen: Optimizer
 
         def call(k: int) -> list[tuple[int, Any]]:
             order = [(k * 5 + i) % len(bodies) for i in range(CALLS)]
-            with httpx.Client(base_url=client.base_url, timeout=30.0, trust_env=False) as own:
+            with plain_client(client.base_url) as own:
                 return [(i, outcome(own.post("/optimizeOne", json=bodies[i]))) for i in order]
 
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -75,7 +81,7 @@ def test_parallel_changes_are_all_kept() -> None:
         fill(client)
 
         def call(k: int) -> list[int]:
-            with httpx.Client(base_url=client.base_url, timeout=30.0, trust_env=False) as own:
+            with plain_client(client.base_url) as own:
                 statuses = []
                 for i in range(10):
                     statuses.append(

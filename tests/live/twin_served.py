@@ -16,6 +16,7 @@ from loop.backends.kube.arguments import batch_size
 from loop.clocks import MonotonicClock
 from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
+from tests.live.optimizer_served import plain_client
 from twin.kube.apiserver.app import create_app
 from twin.kube.apiserver.auth import ADMIN, Identity
 from twin.kube.cluster import CONTROL_PATH, TOKEN, TwinCluster
@@ -101,7 +102,7 @@ def serving_twin(
     thread.start()
     url = f"http://{address}"
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S, trust_env=False) as http:
+    with plain_client(url, headers=headers) as http:
         twin = ServedTwin(cluster=cluster, url=url, http=http, service=service, thread=thread)
         end_s = time.monotonic() + DEADLINE_S
         while not service.started:

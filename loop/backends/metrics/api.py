@@ -22,6 +22,7 @@ from loop.backends.fetch import (
     Fetched,
     FetchError,
     fetch,
+    public_trust,
     retry_after_s,
 )
 from loop.clocks import MonotonicClock
@@ -254,9 +255,9 @@ def _stamp(settings: PrometheusSettings) -> tuple[int, int] | None:
     return (told.st_mtime_ns, told.st_ino) if told is not None else None
 
 
-def _trust(settings: PrometheusSettings) -> ssl.SSLContext | bool:
+def _trust(settings: PrometheusSettings) -> ssl.SSLContext:
     if settings.ca_path is None:
-        return True
+        return public_trust()
     try:
         return ssl.create_default_context(cafile=str(settings.ca_path))
     except (OSError, ssl.SSLError) as error:
