@@ -1,22 +1,25 @@
 """The twin against reality: two measured runs of vLLM are replayed within the bounds that
 docs/validation.md states.
 
-The fits run as the command that a user types, in a process of its own, so that its time is measured
-as it is.
+The fits run as the command that a user types; the one whose time is measured in a process of its
+own.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inferno.cli.main import main
 from twin.fit.replay import ReplicaLimits, replay, score
 from twin.fit.request_csv import parse_request_rows, read_log_text
 from twin.spec import LatencyModel
@@ -29,21 +32,18 @@ LIMITS = {RTX4090: ("--max-batch=256", "--kv-tokens=41408"), RTXPRO6000: ("--max
 E2E, TTFT, MAPE = 0.02, 0.10, 0.03  # of the means, and of each request's end-to-end latency
 
 
-def fit(run: Path, *options: str) -> dict[str, Any]:
-    """Return what `inferno fit --json` prints about *run*."""
-    command = [
-        sys.executable,
-        "-m",
-        "inferno",
-        "fit",
-        str(run),
-        "--token-budget=2048",
-        "--json",
-        *options,
-    ]
-    printed = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=300
-    ).stdout
+def fit(run: Path, *options: str, alone: bool = False) -> dict[str, Any]:
+    """Return what `inferno fit --json` prints about *run*, *alone* in a process of its own."""
+    words = ["fit", str(run), "--token-budget=2048", "--json", *options]
+    if alone:
+        command = [sys.executable, "-m", "inferno", *words]
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=300
+        ).stdout
+    else:
+        with redirect_stdout(io.StringIO()) as said:
+            assert main(words) == 0
+        printed = said.getvalue()
     found: dict[str, Any] = json.loads(printed)
     return found
 
@@ -68,7 +68,7 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
     agreement, not three free figures.
     """
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = fit(runs / RTX4090, *LIMITS[RTX4090])
+    found = fit(runs / RTX4090, *LIMITS[RTX4090], alone=True)
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert found["fitted"]["requests"] == 300
     assert_within(found["fitted"])
