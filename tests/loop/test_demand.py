@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -146,6 +147,22 @@ def test_what_was_asked_for_before_keeps_what_is_there_and_gets_no_more() -> Non
     rates = [found.load.rate_rpm for found in follow(*[busy] * 10, *[quiet] * 12, horizon=horizon)]
     assert rates[9] > 1200.0
     assert rates[16:] == pytest.approx([600.0] * 6)
+
+
+@pytest.mark.parametrize(
+    ("deviation_rpm", "least", "most"),
+    [pytest.param(60.0, 0, 10, id="varies a little"), pytest.param(300.0, 25, 39, id="in bursts")],
+)
+def test_what_varies_a_little_is_followed_and_bursts_are_held(
+    deviation_rpm: float, least: int, most: int
+) -> None:
+    """To hold for a few per cent more costs more than to ask for the pods again."""
+    rng = np.random.default_rng(7)
+    views = [at(max(0.0, float(rate))) for rate in rng.normal(600.0, deviation_rpm, 60)]
+    horizon = replace(HORIZON, down_s=300.0)
+    rates = [found.load.rate_rpm for found in follow(*views, horizon=horizon)][20:]
+    same = sum(rate == before for before, rate in pairwise(rates))
+    assert least <= same <= most
 
 
 def test_an_unsure_demand_stays_though_the_load_has_gone() -> None:

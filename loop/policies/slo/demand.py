@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from loop.policies.slo.worth import Worth
     from loop.types import ServerView
 
-# How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
+# How long a demand is held: of a load that comes in bursts for down_s, and by the square of how far
+# it does, since to hold for a little of that costs more than the requests that it meets are worth;
 # of one that comes back by the clock, as long as a clock may be wrong.
 HELD_SEASON_S = 120.0
 # Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
@@ -296,8 +297,8 @@ def _held_s(memory: Memory, horizon: Horizon) -> float:
     found, within = memory.foreseen.found, memory.spread.within
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
-    back = max(found.bursty, found.unsure)
-    return (back + min(1.0, within / RESTLESS)) * horizon.down_s
+    back = max(found.bursty**2, found.unsure)
+    return (back + min(1.0, within / RESTLESS) ** 2) * horizon.down_s
 
 
 def waiting_rpm(
