@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from emulator.walk import WalkKind
 from experiments.versions import package_version
-from loop.policies import identity
+from loop.policies import identity, policy_names
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ class RunConfig:
         return self.policy_label or (
             self.policy if isinstance(self.policy, str) else self.policy.name
         )
+
+    @property
+    def own_policies(self) -> list[str]:
+        """Return the names by which policies that are not ours were asked for, as the one behind
+        through_hpa.
+        """
+        named = (self.policy, dict(self.policy_options).get("policy"))
+        return [one for one in named if isinstance(one, str) and one not in policy_names()]
 
     @property
     def duration_s(self) -> float:

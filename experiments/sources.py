@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -27,7 +26,8 @@ from loop.spec import SloTarget, SystemData
 from twin.arrivals import ARRIVAL_PROCESSES
 from twin.engine.kv_cache import KV_CACHES
 from twin.engine.port import ENGINES
-from twin.own_code import own_code
+from twin.own_code import has_file, module_of, own_code
+from twin.registry import module_named
 from twin.registry import resolve as resolve_extension
 from twin.serving.routers import ROUTERS
 from twin.spec import ClusterSpec, Named
@@ -173,9 +173,9 @@ def _extensions_digest(world: ClusterSpec, loads: Sequence[ServerLoad]) -> str:
         *(resolve_extension(one, kind=kind, known={}) for kind, one in texts),
         *(one for _, one in named if not isinstance(one, str)),
     ]
-    modules = {sys.modules[one.__module__] for one in own}
-    # What was typed into a notebook has no file.
-    digests = [own_code(one).digest for one in modules if getattr(one, "__file__", None)]
+    # A text may lead to an object of another module, which was only given figures there.
+    modules = {*map(module_of, own), *(module_named(one, kind=kind) for kind, one in texts)}
+    digests = [own_code(one).digest for one in modules if has_file(one)]
     return canonical_json(sorted(digests)) if digests else ""
 
 
@@ -183,5 +183,5 @@ def _policy_digest(config: RunConfig, policy: Policy) -> str:
     """Return a hash of the code of *policy* and, of an object, of what it was made with: of the
     others the settings tell that.
     """
-    digest = code_digest(policy)
+    digest = code_digest(policy, *config.own_policies)
     return digest if isinstance(config.policy, str) else f"{digest} {policy!r}"

@@ -10,10 +10,12 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 OURS = ("twin", "loop", "emulator", "experiments", "inferno")
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
@@ -37,8 +39,24 @@ class OwnCode:
         return total.hexdigest()
 
 
+def module_of(made: object) -> ModuleType | None:
+    """Return the module that *made*, a class, a function, an object of a class or a partial of any,
+    is of; None if there is none.
+    """
+    while isinstance(made, partial):
+        made = made.func
+    return sys.modules.get(made.__module__)
+
+
+def has_file(module: ModuleType | None) -> TypeGuard[ModuleType]:
+    """Tell whether *module* can be read: what was typed into a notebook has no file, and what lies
+    in an archive none of its own.
+    """
+    return Path(getattr(module, "__file__", None) or "").is_file()
+
+
 def own_code(module: ModuleType) -> OwnCode:
-    """Return the code of *module*, which has a file, and of whatever it imports, in functions too,
+    """Return the code of *module*, which `has_file`, and of whatever it imports, in functions too,
     that is of the same package or installed by nobody.
     """
     assert module.__file__ is not None
@@ -57,21 +75,28 @@ def own_code(module: ModuleType) -> OwnCode:
             continue  # a folder
         files[name] = Path(spec.origin).read_bytes()
         package = name if spec.submodule_search_locations is not None else spec.parent
-        later = set(_imported(files[name], package=package or "", name=name)) - seen
+        later = {*_imported(files[name], package=package or "", name=name)} - seen
         seen |= later
         todo += later
     return OwnCode(files=files, others=frozenset(others))
 
 
-def _imported(content: bytes, *, package: str, name: str) -> Iterator[str]:
-    """Yield what *content*, the module *name*, imports: modules, the packages that they are in, and
-    names that may be modules.
+# Each run of a sweep asks again, and to parse takes nine tenths of the time.
+@lru_cache(maxsize=4096)
+def _imported(content: bytes, *, package: str, name: str) -> tuple[str, ...]:
+    """Return what *content*, the module *name*, imports: modules, the packages that they are in,
+    and names that may be modules.
     """
+    return tuple(dict.fromkeys(_names_in(content, package=package, name=name)))
+
+
+def _names_in(content: bytes, *, package: str, name: str) -> Iterator[str]:
     found = [name.rpartition(".")[0]] if "." in name else []
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError):
-        tree = ast.Module(body=[], type_ignores=[])  # a compiled one
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # A compiled one, or one that Python itself cannot read.
+        tree = ast.Module(body=[], type_ignores=[])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from twin.datafile import Entry
@@ -46,6 +47,12 @@ def resolve(given: str | T, *, kind: str, known: Mapping[str, T]) -> T:
         raise SpecError(f"{kind}: cannot load {given[:60]!r}: {told}") from None
     names = ", ".join((*known, *sorted(points.keys() - known.keys())))
     raise SpecError(f"{kind}: expected one of {names}, or module:Name, found {given[:60]!r}")
+
+
+def module_named(given: str, *, kind: str) -> ModuleType:
+    """Return the module in which `resolve` found *given*, a text: the object need not be of it."""
+    points = installed(kind)
+    return sys.modules[points[given].module if given in points else given.partition(":")[0]]
 
 
 def name_of(given: object) -> str:

@@ -78,7 +78,7 @@ def make_row(
 
     def made(local: Kind) -> Row:
         policy = make_policy(config.policy, **dict(config.policy_options))
-        if policy_code and policy_digest(policy) != policy_code:
+        if policy_code and policy_digest(policy, *config.own_policies) != policy_code:
             raise SpecError(
                 f"policy {config.policy_name}: expected the code that it has where the runs were "
                 "asked for, found other code on the worker"

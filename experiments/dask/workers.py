@@ -294,7 +294,9 @@ def _policy_code(planned: PlannedRun) -> str:
     """
     config = planned.config
     policy = make_policy(config.policy, **dict(config.policy_options))
-    return "" if type(policy).__module__ == "__main__" else code_digest(policy)
+    return (
+        "" if type(policy).__module__ == "__main__" else code_digest(policy, *config.own_policies)
+    )
 
 
 def _difference(own: Mapping[str, str], found: Any) -> str:

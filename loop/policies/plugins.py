@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from loop.errors import SpecError
-from twin.own_code import own_code
+from twin.own_code import has_file, own_code
 from twin.registry import resolve
 
 if TYPE_CHECKING:
@@ -106,24 +106,35 @@ def _imported(path: Path, code: bytes) -> ModuleType:
     return module
 
 
-def code_digest(policy: Policy) -> str:
+def code_digest(policy: Policy, *names: str) -> str:
     """Return a hash of the code by which *policy* decides: of the file of its class and of those of
-    its own that this imports, of a policy of ours all that decides, and of the policy that it
-    stands before.
+    its own that this imports, of a policy of ours all that decides, of the policy that it stands
+    before, and of where *names*, by which it was asked for, lead: what makes it there may be a
+    function that sets options of hpa.
     """
     module = sys.modules.get(type(policy).__module__)
-    source = getattr(module, "__file__", None)
-    if module is None or source is None:
-        digest = _text_digest(_source_of(type(policy)))
-    elif Path(source).resolve().is_relative_to(HERE):
-        digest = _own_digest()
-    else:
-        digest = _digest_of_module(module)
+    digest = (
+        _digest_of_module(module) if has_file(module) else _text_digest(_source_of(type(policy)))
+    )
     behind = getattr(policy, "policy", None)
-    return digest if behind is None else _text_digest(digest + code_digest(behind))
+    others = [] if behind is None else [code_digest(behind)]
+    makers = [one for one in map(_module_named, names) if one is not module]
+    others += [_digest_of_module(one) for one in makers if has_file(one)]
+    return _text_digest("".join([digest, *others])) if others else digest
+
+
+def _module_named(name: str) -> ModuleType:
+    place = name.partition(":")[0]
+    if place.endswith(".py"):
+        path = Path(place)
+        return _imported(path.resolve(), path.read_bytes())
+    points = {} if is_elsewhere(name) else installed_policies()
+    return sys.modules[points[name].module if name in points else place]
 
 
 def _digest_of_module(module: ModuleType) -> str:
+    if Path(str(module.__file__)).resolve().is_relative_to(HERE):
+        return _own_digest()
     code = own_code(module)
     deciding = tuple(f"loop.{part}" for part in DECIDING)
     # It may be made of one of ours.

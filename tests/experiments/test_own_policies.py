@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import pytest
 
@@ -225,6 +226,47 @@ def test_another_process_of_arrivals_is_another_run(
     assert read_sources(config(scenario=str(scenario))).run_id == before
     module.write_text(f"{text}\n# changed", encoding="utf-8")
     assert read_sources(config(scenario=str(scenario))).run_id != before
+
+
+def test_what_sets_the_figures_of_a_class_from_elsewhere_is_code_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the module of the class counted: of a function that makes hpa with another target, and
+    of a partial, a resumed sweep kept the results of before.
+    """
+    texts = {
+        "own_made": "from loop.policies.hpa import HpaPolicy\ndef made(): return HpaPolicy()",
+        "own_part": "from functools import partial\nimport own_whole\n"
+        "Part = partial(own_whole.Whole, cv=1.0)",
+        "own_whole": "class Whole:\n    def __init__(self, rng, *, cv): ...",
+    }
+    files = {tmp_path / f"{name}.py": text for name, text in texts.items()}
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    scenario = tmp_path / "own.yaml"
+    scenario.write_text("load: [{arrivals: 'own_part:Part'}]", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    behind = {"policy": "through_hpa", "policy_options": (("policy", "own_made:made"),)}
+    for given in ({"policy": "own_made:made"}, {"policy": f"{tmp_path}/own_made.py:made"}, behind):
+        run = config(scenario=str(scenario), **given)
+        before = read_sources(run).run_id
+        for path, text in files.items():
+            path.write_text(f"{text}\n# changed", encoding="utf-8")
+            assert read_sources(run).run_id != before, path
+            path.write_text(text, encoding="utf-8")
+        assert read_sources(run).run_id == before
+
+
+def test_own_code_in_an_archive_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be imported, and there is no file of it to read."""
+    with ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.writestr("own_packed.py", "class Own:\n    def __init__(self, rng, *, cv): ...")
+    scenario = tmp_path / "own.yaml"
+    scenario.write_text("load: [{arrivals: 'own_packed:Own'}]", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "own.zip"))
+    assert read_sources(config(scenario=str(scenario))).run_id
 
 
 def test_a_policy_made_of_one_of_ours_changes_with_it(file: Path) -> None:
