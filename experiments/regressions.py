@@ -17,6 +17,7 @@ AXES = (*LOAD, "period_s")
 # The figures that are compared: the most that each can be, and what is expected.
 RANGES = {"attainment": (1.0, "shares of 0 to 1"), "cost_usd_per_h": (1e12, "dollars of 0 to 1e12")}
 NEEDED = {*KEYS, *RANGES}
+TEXTS = ("scenario", "policy", "walk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,8 @@ def read_results(path: Path) -> pd.DataFrame:
     """
     file = path / "results.csv" if path.is_dir() else path
     try:
-        table = pd.read_csv(file)
+        # What is empty in one file would be a number, and in no pair with the other.
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str))
     except OSError as error:
         raise SpecError(
             f"{file}: expected the results of a comparison, found {error.strerror}"
@@ -63,15 +65,15 @@ def read_results(path: Path) -> pd.DataFrame:
         )
     if table.empty:
         raise SpecError(f"{file}: expected runs, found none")
-    for name in RANGES:
+    axes = [axis for axis in AXES if axis in table]
+    for name in {"seed", *axes, *RANGES}.difference(TEXTS):
         if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name]):
-            wrong = next(one for one in table[name] if not _is_number(one))
+            wrong = next(one for one in table[name].dropna() if not _is_number(one))
             raise SpecError(f"{file}: {name}: expected a number, found {str(wrong)[:60]!r}")
     for name, (most, expected) in RANGES.items():
         known = table[name].dropna().astype(float)
         if len(wrong := known[~known.between(0.0, most)]):
             raise SpecError(f"{file}: {name}: expected {expected}, found {wrong.iloc[0]:g}")
-    axes = [axis for axis in AXES if axis in table]
     if (again := table.duplicated([*KEYS, *axes])).any():
         run = table[again].iloc[0]
         raise SpecError(
@@ -89,10 +91,12 @@ def regressions(
     now: pd.DataFrame, stored: pd.DataFrame, *, allowance: Allowance
 ) -> tuple[Checked, ...]:
     """Return how each policy of *stored* stands *now* under each scenario. What is not there any
-    more, or failed, is worse.
+    more, or failed, is worse. Raise SpecError if none of *stored* finished.
     """
     found = []
     good, known = _finished(now), _finished(stored)
+    if known.empty:
+        raise SpecError("stored results: expected runs that finished, found none")
     keys = [*KEYS, *_axes(known, good)]
     for (scenario, policy), before in known.groupby(["scenario", "policy"], sort=False):
         own = good[(good["scenario"] == scenario) & (good["policy"] == policy)]
@@ -111,7 +115,9 @@ def regressions(
                     f"{points:+.2f} points" if math.isfinite(points) else "attainment not known"
                 )
             if not cost <= allowance.cost:
-                worse.append(f"{100 * cost:+.1f} % of cost")
+                worse.append(
+                    "cost not known" if math.isnan(cost) else f"{100 * cost:+.1f} % of cost"
+                )
         found.append(
             Checked(
                 scenario=str(scenario),

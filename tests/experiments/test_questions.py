@@ -128,6 +128,8 @@ def test_runs_under_another_load_are_no_pairs() -> None:
             "cost_usd_per_h: expected dollars of 0 to 1e12, found inf",
         ),
         ("attainment", "good", "attainment: expected a number, found 'good'"),
+        ("seed", "one", "seed: expected a number, found 'one'"),
+        ("error", "broke", "stored results: expected runs that finished, found none"),
         ("seed", 1, "expected every run once, found slo under day, seed 1, twice"),
     ],
 )
@@ -137,9 +139,25 @@ def test_check_tells_results_that_are_none(
     """Edited by hand, or two files as one: "-2 of 2 runs are missing" was said of it."""
     good = results(slo=(0.99, 90.0))
     good.to_csv(tmp_path / "results.csv", index=False)
-    good.assign(**{column: [good[column][0], value]}).to_csv(tmp_path / "stored.csv", index=False)
+    first = good[column][0] if column in good else value
+    good.assign(**{column: [first, value]}).to_csv(tmp_path / "stored.csv", index=False)
     assert main(["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_check_tells_that_all_runs_failed_before_they_had_a_walk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that are empty in one of the files were a traceback about its types."""
+    stored = results(slo=(0.99, 90.0)).assign(scenario="7", walk="plain", error="")
+    stored.to_csv(tmp_path / "stored.csv", index=False)
+    both = pd.concat([stored, stored.assign(scenario="day")])
+    both.assign(walk=None, error="broke").to_csv(tmp_path / "results.csv", index=False)
+    assert main(["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]) == 1
+    assert "WORSE: 2 of 2 runs are missing or failed" in capsys.readouterr().out
+    # A name that looks like a number is a name in both.
+    both.to_csv(tmp_path / "results.csv", index=False)
+    assert main(["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]) == 0
 
 
 def test_every_policy_has_the_same_budget() -> None:
