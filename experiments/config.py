@@ -57,7 +57,7 @@ def shipped(path: Path) -> Path:
 
 PolicyOption = float | str | bool | None
 
-SHORTEST_S = 0.1  # between two cycles, or two disturbances
+SHORTEST_S = 0.1  # between two cycles, two disturbances, or two samples of the pods
 HOURS_MAX = 100_000  # eleven years
 
 

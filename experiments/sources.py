@@ -8,7 +8,7 @@ from math import inf
 
 from emulator.load import ServerLoad
 from emulator.walk import Walk
-from experiments.config import RunConfig, canonical_json, digest_files, run_id
+from experiments.config import SHORTEST_S, RunConfig, canonical_json, digest_files, run_id
 from experiments.scenario import (
     CapacityEvent,
     Scenario,
@@ -30,7 +30,7 @@ from twin.own_code import has_file, module_of, own_code
 from twin.registry import module_named
 from twin.registry import resolve as resolve_extension
 from twin.serving.routers import ROUTERS
-from twin.spec import ClusterSpec, Named
+from twin.spec import ClusterSpec, Named, SpecError
 
 _OURS: Mapping[str, Container[object]] = {
     "engine": ENGINES,
@@ -110,10 +110,15 @@ def read_sources(config: RunConfig) -> Sources:
 
 def _sampled_for(policy: Policy, world: ClusterSpec) -> ClusterSpec:
     """Return *world* sampled as often as *policy* needs it, and with the load over the window that
-    it asks for: an autoscaler that needs more brings a scraper and a query of its own.
+    it asks for: an autoscaler that needs more brings a scraper and a query of its own. Raise
+    SpecError for samples that would take for ever.
     """
     times = world.world
-    interval_s = min(getattr(policy, "samples_s", None) or inf, times.scrape_interval_s)
+    samples_s = getattr(policy, "samples_s", None) or inf
+    if samples_s < SHORTEST_S:
+        expected = f"expected samples of pods every {SHORTEST_S:g} s or more"
+        raise SpecError(f"policy {policy.name}: {expected}, found every {samples_s:g} s")
+    interval_s = min(samples_s, times.scrape_interval_s)
     window_s = getattr(policy, "load_window_s", None) or times.window_s
     times = replace(times, scrape_interval_s=interval_s, window_s=window_s)
     return replace(world, world=times)

@@ -406,6 +406,10 @@ def test_samples_come_as_often_as_the_policy_needs() -> None:
     assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0
     assert read_sources(config(policy="slo")).world.world.scrape_interval_s == 15.0
     assert read_sources(config(policy="kpa")).config.period_s == 2.0
+    # A fifth of a look-back that was meant in other units was a run without an end.
+    hasty = make_policy("ray_serve", look_back_period_s=1e-4)
+    with pytest.raises(SpecError, match=r"ray_serve: expected .* every 0.1 s or more, found every"):
+        read_sources(config(policy=hasty))
 
 
 def test_the_load_is_measured_over_the_window_that_the_policy_asks_for() -> None:
