@@ -334,7 +334,7 @@ def test_a_truth_that_stays_does_not_drift(folder: Path) -> None:
 
 def test_one_window_says_nothing_about_a_drift(folder: Path) -> None:
     """A queue of ten minutes is no other coefficient: who looks must look at a longer past."""
-    seen = seen_in_histories({"code": history(folder, ("alpha", 1.2))}, start_up_s={})
+    seen = seen_in_histories({"code": history(folder, ("alpha", 1.3))}, start_up_s={})
     (found,) = drift_of(seen, read_system(folder, warn=print), window_s=2 * DAY_S).engines
     assert found.unsure
     assert found.since_s is None
