@@ -1,5 +1,5 @@
-"""The code that somebody wrote for an extension: its module, and those of hers that it imports. It
-is read and not run.
+"""The code that an extension is made of: its module, and those of the same author that it imports.
+It is read and not run.
 """
 
 from __future__ import annotations
