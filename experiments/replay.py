@@ -177,7 +177,7 @@ def options_recorded(lines: Iterable[Line], *, policy: str) -> dict[str, Any]:
 
 def mean_costs(cycles: Sequence[Replayed]) -> tuple[float, float]:
     """Return the mean cost of what was given in a cycle, and of what would have been [cents/h]."""
-    recorded = sum(cycle.recorded["totalCost"] or 0.0 for cycle in cycles)
+    recorded = sum(cycle.recorded.get("totalCost") or 0.0 for cycle in cycles)
     decided = sum(cycle.decided["totalCost"] or 0.0 for cycle in cycles)
     return recorded / len(cycles), decided / len(cycles)
 

@@ -337,7 +337,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         kv_usage=row["kvUsage"] or 0.0,
         unknown_gauges=tuple(gauge for gauge, key in GAUGE_KEYS if row[key] is None),
         reporting=row["reporting"],
-        replicas_min=row.get("minReplicas", 0),
+        replicas_min=row.get("minReplicas") or 0,
         replicas_max=row.get("maxReplicas"),
         load_source=row.get("loadSource") or "",
         load_age_s=row.get("loadAgeS"),

@@ -118,7 +118,7 @@ def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
     widths = (10, max(9, len(policy) + 1))
     print(f"{'cycle':>6}{'t [s]':>9}{'recorded':>10}{policy:>{widths[1]}}{'otherwise':>11}  which")
     for cycle in cycles:
-        costs = ((line["totalCost"] or 0.0) / 100.0 for line in (cycle.recorded, cycle.decided))
+        costs = ((line.get("totalCost") or 0.0) / 100.0 for line in (cycle.recorded, cycle.decided))
         figures = "".join(f"{cost:{width}.2f}" for cost, width in zip(costs, widths, strict=True))
         print(
             f"{cycle.recorded['cycle']:6}{cycle.recorded['t_s']:9.0f}{figures}"

@@ -130,6 +130,8 @@ def _check_line(line: Mapping[str, Any], place: str) -> None:
         if not number or not least <= value <= _FIGURE_MAX:
             what = "a whole number" if name in _STEPS else "a number"
             raise _fail(line, place, name, f"{what} >= {least:g} and <= {_FIGURE_MAX:g}")
+    if not isinstance(line.get("mode"), str | None):
+        raise _fail(line, place, "mode", "a text")
     if not isinstance(line.get("policyOptions"), Mapping | None):
         raise _fail(line, place, "policyOptions", "an object {…}")
     most, shared = line.get("capacityMax") or {}, line.get("sharedGpus") or []

@@ -139,6 +139,22 @@ def test_a_record_that_lacks_what_was_decided_is_one_line(run: Path, tmp_path: P
             read_recording(path)
 
 
+def test_whatever_a_record_lacks_replay_has_no_traceback(run: Path, tmp_path: Path) -> None:
+    """A mode that is a list, no total cost, and no least number were tracebacks still."""
+    first = json.loads((run / "cycles.jsonl").read_text().splitlines()[0])
+    path = tmp_path / "cycles.jsonl"
+    row, *others = first["servers"]
+    rows = [{**row, "minReplicas": None}, *others]
+    words = ["replay", str(path), "--policy", "static", "--data", str(SMALL)]
+    for changed, code in (
+        ({**first, "mode": []}, 2),
+        ({key: value for key, value in first.items() if key != "totalCost"}, 0),
+        ({**first, "servers": rows}, 0),
+    ):
+        path.write_text(json.dumps(changed))
+        assert main(words) == code
+
+
 @pytest.mark.parametrize("preemptions", [0, 3])
 def test_a_recording_says_what_it_does_not_keep_where_that_may_matter(
     preemptions: int, tmp_path: Path, capsys: Capture
