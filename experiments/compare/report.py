@@ -487,10 +487,9 @@ def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form = SCREEN) -> Figure:
-    """Draw the GPUs that each policy held over time under the first seed, a panel a load."""
+    """Draw the GPUs that each policy held over time, a panel for each load under its first seed."""
     loads = loads_of(done)
     policies = list(dict.fromkeys(done["policy"]))
-    first = int(done["seed"].min())
     held_by_run = {row["run_id"]: row.get("gpus_held", ()) for row in rows}
     grid_in = grid_of(
         len(loads),
@@ -504,6 +503,7 @@ def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame, form: Form 
     with our_style():
         grid = figure.subplots(len(loads), 1, squeeze=False)
         for ax, (load, runs) in zip(grid.flat, loads, strict=True):
+            first = int(runs["seed"].min())
             for run_id, policy in runs[runs["seed"] == first][["run_id", "policy"]].to_numpy():
                 held = np.array(held_by_run.get(run_id, ()))
                 if not len(held):

@@ -467,6 +467,9 @@ def test_a_picture_has_a_panel_for_each_load_and_names_everybody_once() -> None:
         names = [text.get_text() for text in figure.legends[0].texts]
         assert sorted(set(names) - {"front"}) == ["hpa", "slo"]
         assert len(names) == len(set(names))
+    # Where the first seed of all failed, the next one is drawn.
+    later = done[(done["alpha"] == 0.1) | (done["seed"] > done["seed"].min())]
+    assert all(ax.lines for ax in draw_gpus(later.to_dict("records"), later).axes)
     points = [ax.lines[0].get_ydata()[0] for ax in draw_costs(done).axes]
     assert points == pytest.approx([99.0, 49.0])
     # Of four panels in three columns two stand over nothing.
