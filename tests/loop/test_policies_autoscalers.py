@@ -298,6 +298,14 @@ def test_aibrix_waits_for_the_pods_that_it_asked_for() -> None:
     ) == {2}
 
 
+@pytest.mark.parametrize("name", ["aibrix", "ray_serve", "keda", "hpa"])
+def test_a_bound_of_the_policy_stops_it(name: str) -> None:
+    """A server without `maxNumReplicas` would take whatever there is."""
+    crowd = under(lambda _now_s: 400)
+    found = replicas_of(played(make_policy(name, max_replicas=5), crowd, until_s=300.0))
+    assert max(found) == found[-1] == 5
+
+
 def test_aibrix_goes_by_the_mean_of_its_window() -> None:
     """APA takes the mean of three minutes, as KPA does where it does not panic; it was given the
     gauges of the moment, and followed their noise: 360 changes an hour on a quiet day.
