@@ -190,7 +190,7 @@ class DynamoPolicy:
         engine = self._engine(view, perf, data)
         least = max(self.min_endpoint, bounds.low)
         choice: Choice | Why = NOT_YET
-        if kept is EMPTY:
+        if kept == EMPTY:
             # It begins with the interval that the first tick ends.
             kept = replace(kept, planned_s=now_s - self.tick_s)
         if self._plans and now_s - kept.planned_s >= self.throughput_interval_s:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -385,6 +386,12 @@ def test_dynamo_plans_first_when_its_first_interval_is_over() -> None:
     see = under(lambda _now_s: 1, load=replace(BUSY, rate_rpm=60_000.0))
     found = replicas_of(played(policy, see, until_s=180.0))
     assert (max(found[:-1]), found[-1]) == (1, 9)
+    # A state may be copied, also one that holds nothing yet.
+    sight = Snapshot(now_s=5.0, servers={"s1": server_view(max_batch=0, load=BUSY)})
+    _, state = policy.decide(sight, system(), policy.start())
+    later = Snapshot(now_s=10.0, servers={"s1": see(10.0, 1)})
+    decision, _ = policy.decide(later, system(), deepcopy(dict(state)))
+    assert decision.targets["s1"].replicas == 1
 
 
 @pytest.mark.parametrize(
