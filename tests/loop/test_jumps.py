@@ -42,7 +42,7 @@ def poisson(rng: np.random.Generator, rate_rpm: float, *, times: float = 1.0) ->
 @pytest.mark.parametrize("rate_rpm", [8.0, 60.0, 900.0])
 @pytest.mark.parametrize("every_s", [60.0, 300.0])
 def test_a_steady_load_hardly_ever_jumps(rate_rpm: float, every_s: float) -> None:
-    """Three deviations of a Poisson process: about once in an hour."""
+    """Beyond the deviations of a Poisson process: less than once in an hour."""
     rng, count = np.random.default_rng(5), 0
     for _ in range(10):
         jumps = Jumps()

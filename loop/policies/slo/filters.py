@@ -40,7 +40,7 @@ MOVES = (
 # How much a window has more or less than its level, as a share of that, beside what counting adds;
 # and the logarithm of the first weight.
 BURSTS = ((0.0, 0.0), (0.1, -1.0), (0.3, -3.0), (1.0, -6.0))
-SLOPE_LEFT = 0.9  # of a slope after a step (Gardner & McKenzie 1985)
+SLOPE_LEFT = 0.93  # of a slope after a step (Gardner & McKenzie 1985)
 WEIGHT_KEPT = 0.94  # of the logarithm of a weight, after a step
 WEIGHT_MIN = -12.0  # the logarithm of the least weight, where the greatest is 1
 LEVEL_KEPT = 0.8  # of the level that moves and chance are shares of, after a step

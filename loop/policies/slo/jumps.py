@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 KEPT = 0.95  # of the weight of a sample, after each further one: ten minutes of samples of 30 s
 SAMPLES_MIN = 5.0
-# A jump is what came lately beyond so many deviations, is no smaller than that, and counts for so
-# much at most.
-SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 3.0
+# A jump is what came lately beyond so many deviations (of three, chance makes four an hour where
+# thirty servers are looked at twice a minute), is no smaller than that, and counts for so much at
+# most.
+SURPRISE, JUMP_MIN, JUMP_MAX = 3.4, 1.25, 3.0
 COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and then
 # A load of more than so many times the deviations of Poisson's process, and of more than such a
 # share, jumps all the time, and back again: its forecast knows that.
