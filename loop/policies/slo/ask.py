@@ -86,7 +86,7 @@ class Asking:
         only that somebody is short, if not all can be served.
         """
         rest = self.rest(system, infeasible)
-        settings = replace(self.settings, whole=whole)
+        settings = replace(self.settings, whole=True) if whole else self.settings
         found = self.ask(rest, settings) if rest.servers else NO_SOLUTION
         if not self.left_out:
             return found

@@ -193,13 +193,14 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
     variance = level_var + 2.0 * reach * cov + reach * reach * slope_var
     variance = variance + scale * (np.stack(moves) + _BURSTS**2)
     deviation, middle = np.sqrt(variance)[:, None, :], (level + reach * slope)[:, None, :]
-    # Filters of next to no weight come last, and are cut off.
+    # Filters of next to no weight come last, and are cut off; those of none anywhere are left out.
     kept = shares > NEGLIGIBLE
-    points = np.where(kept[:, None, :], _NORMAL[:, None] * deviation + middle, np.inf)
-    points = points.reshape(len(banks), -1)
+    some = np.flatnonzero(kept.any(axis=0))
+    points = _NORMAL[:, None] * deviation[:, :, some] + middle[:, :, some]
+    points = np.where(kept[:, None, some], points, np.inf).reshape(len(banks), -1)
     order = np.argsort(points, axis=1, kind="stable")
     points = np.take_along_axis(points, order, axis=1)
-    each = np.take_along_axis(np.tile(shares, POINTS), order, axis=1)
+    each = np.take_along_axis(np.tile(shares[:, some], POINTS), order, axis=1)
     middles = np.cumsum(each, axis=1) - 0.5 * each
     found = []
     for k, count in enumerate((POINTS * kept.sum(axis=1)).tolist()):

@@ -337,10 +337,11 @@ def _returning(values: Floats, ahead: int) -> float:
     now, then = values[:-ahead][-ERRORS_MAX:], values[ahead:][-ERRORS_MAX:]
     if len(now) < RETURNS_FROM:
         return float(values[-1])
-    around = now - now.mean()
+    mean = now.sum() / len(now)
+    around = now - mean
     power = float(around @ around)
     kept = min(max(float(around @ then) / power, 0.0), 1.0) if power > 0.0 else 0.0
-    return float(then.mean() + kept * (values[-1] - now.mean()))
+    return float(then.sum() / len(then) + kept * (values[-1] - mean))
 
 
 def season_steps(values: Floats) -> int:
@@ -351,7 +352,7 @@ def season_steps(values: Floats) -> int:
     longest = int(len(values) / SEASON_CYCLES)
     if longest <= SEASON_STEPS_MIN:
         return 0
-    around = values - values.mean()
+    around = values - values.sum() / len(values)
     power = float(around @ around)
     if power <= 0.0:
         return 0
@@ -359,6 +360,8 @@ def season_steps(values: Floats) -> int:
     lags = np.arange(len(found))
     # Fewer pairs at longer lags: compared with as many of the power.
     found = found / power * len(values) / (len(values) - lags)
+    if found[SEASON_STEPS_MIN:].max() < SEASON_CORRELATION:
+        return 0
     inner = found[1:-1]
     peaks = np.flatnonzero((inner >= found[:-2]) & (inner >= found[2:])) + 1
     peaks = peaks[(peaks >= SEASON_STEPS_MIN) & (found[peaks] >= SEASON_CORRELATION)]

@@ -66,7 +66,7 @@ class Worth:
         """
         overload = OVERLOAD + unsure * (OVERLOAD_UNSURE - OVERLOAD)
         beyond = rates / np.maximum(capacities, 1e-9) - 1.0
-        return rates * np.clip(beyond / overload, 0.0, 1.0)
+        return rates * np.minimum(np.maximum(beyond / overload, 0.0), 1.0)
 
     def rate_rpm(self, found: Forecast, *, replica_rpm: float, within: float = 0.0) -> float:
         """Return the load to have replicas for: the number that costs least with the requests that
@@ -78,19 +78,22 @@ class Worth:
         fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
         futures = _varied(found.futures, min(within, WITHIN_MAX))
         most = max(fewest, math.ceil(float(futures.max()) / replica_rpm))
+        if most == fewest:
+            return found.middle
         if most - fewest < COUNTS_MAX:
             counts = np.arange(fewest, most + 1)
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        missed = self.missed_rpm(futures, capacities, unsure=found.unsure)
-        cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
-        best = int(counts[int(np.argmin(cost))])
+        unsure = found.unsure
+        missed = self.missed_rpm(futures, capacities, unsure=unsure).sum(axis=1) / len(futures)
+        cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
+        best = int(counts[int(cost.argmin())])
         if best <= fewest:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
+        whole = max(unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
         return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * whole) * margin
 
 
