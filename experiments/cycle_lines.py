@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 from weakref import finalize
 
-from experiments.scores.changes import Desired, add_desired, note_desired
+from experiments.scores.changes import Desired, add_desired, begin_desired
 from loop.actuator import planned
 from loop.record_texts import RecordTexts
 from loop.types import Change, CycleRecord, Snapshot, known_older
@@ -48,14 +48,11 @@ class CycleLines(Sequence[Mapping[str, Any]]):
         seen = record.seen.servers if record.seen is not None else {}
         planned_of = self._planned_of(record)
         for name, one in planned_of.items():
-            view = seen[name]
-            note_desired(
-                self.desired,
-                name,
-                t_s=record.now_s,
-                before=(view.accelerator, view.wanted),
-                after=(one.accelerator, one.replicas) if record.applied else None,
-            )
+            if name not in self.desired:
+                begin_desired(self.desired, name, seen[name].accelerator, seen[name].wanted)
+            if record.applied:
+                wanted = Desired(record.now_s, one.accelerator, one.replicas)
+                self.desired[name].append(wanted)
         self.failed += bool(record.error)
         if record.failed:
             self.stopped += 1
@@ -143,7 +140,10 @@ class _OpenBlock:
         """Append a line."""
         places = self._places
         known = len(places)
-        self._lines.append(array("I", [places.setdefault(part, len(places)) for part in parts]))
+        for part in parts:
+            if part not in places:
+                places[part] = len(places)
+        self._lines.append(array("I", map(places.__getitem__, parts)))
         self._size += sum(map(len, islice(reversed(places), len(places) - known)))
         self._size_of_first = self._size_of_first or self._size
 

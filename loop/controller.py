@@ -25,7 +25,7 @@ from loop.actuator import (
     within_budget,
     within_shared,
 )
-from loop.collector import CollectorSettings, Estimates, collect
+from loop.collector import CollectorSettings, Estimates, Reading, collect
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.policies.registry import options_told
 from loop.replacing import replace
@@ -114,6 +114,25 @@ class _Memory:
     policy_state: Any
 
 
+class _Look(NamedTuple):
+    """What was made of a look at the world, and by which data."""
+
+    system: SystemData
+    reading: Reading
+
+    def is_like(self, seen: Snapshot, estimates: Estimates, system: SystemData) -> bool:
+        """Tell whether nothing else is made of *seen*: all was taken as it was seen, and no server
+        is any other but for its age, as far as that is said.
+        """
+        reading = self.reading
+        return (
+            system is self.system
+            and estimates is reading.estimates
+            and not reading.warnings
+            and known_older(seen.servers, reading.snapshot.servers)
+        )
+
+
 class _Planned(NamedTuple):
     """What became of what a policy *asked* for, and what that depends on."""
 
@@ -168,6 +187,7 @@ class Controller:
         self._pause = pause or Pause()
         self._epoch = epoch
         self._memory = _Memory(estimates={}, policy_state=policy.start())
+        self._look: _Look | None = None
         self._planned: _Planned | None = None
         self._cycles = 0
         self._beyond: set[str] = set()
@@ -248,22 +268,30 @@ class Controller:
             seen = self._backend.observe()
         except BackendError as error:
             return _failed(record, error), memory
-        expected = {
-            name: server.current.load
-            for name, server in self._system.servers.items()
-            if server.current.load is not None
-        }
-        reading = collect(
-            seen, memory.estimates, settings=self._settings.collector, expected=expected
-        )
+        last = self._look
+        if last is not None and last.is_like(seen, memory.estimates, self._system):
+            reading, unheard = Reading(snapshot=seen, estimates=memory.estimates), list[str]()
+        else:
+            reading, unheard = self._read(seen, memory.estimates), self._unheard_of(seen)
+        # A mean moves towards what is seen, even if that stays as it is.
+        whole = self._settings.collector.smoothing == 1.0
+        self._look = _Look(self._system, reading) if whole else None
         estimated = with_upper_bounds(reading.snapshot, self._system)
         record = replace(record, seen=seen, estimated=estimated)
         record = record.warned("observe", seen.warnings)
         record = record.warned("estimate", reading.warnings)
         record = record.warned("data", self._beyond_capacity(seen))
-        record = record.warned("data", self._unheard_of(seen))
+        record = record.warned("data", unheard)
         record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
+
+    def _read(self, seen: Snapshot, estimates: Estimates) -> Reading:
+        expected = {
+            name: server.current.load
+            for name, server in self._system.servers.items()
+            if server.current.load is not None
+        }
+        return collect(seen, estimates, settings=self._settings.collector, expected=expected)
 
     def _beyond_capacity(self, seen: Snapshot) -> list[str]:
         """Return a line for each type of which the data promise more GPUs than there are; once, and
@@ -340,7 +368,8 @@ class Controller:
         return last
 
     def _made(self, asked: Decision, snapshot: Snapshot) -> _Planned:
-        decision = with_sleepers(with_holds(asked, snapshot), snapshot)
+        decision = _in_whole_numbers(asked, self._policy.name)
+        decision = with_sleepers(with_holds(decision, snapshot), snapshot)
         if self._settings.mode == "export":
             decision = replicas_only(decision, snapshot)
         budget = self._settings.budget_usd_per_h
@@ -482,7 +511,7 @@ def _total_cost(
 def _answer(decided: object, policy: str) -> tuple[Decision, object]:
     """Return what a policy decided; somebody's own may return something else."""
     if isinstance(decided, tuple) and len(decided) == 2 and isinstance(decided[0], Decision):
-        return _in_whole_numbers(decided[0], policy), decided[1]
+        return decided[0], decided[1]
     found = f"{decided!r}"[:60]
     raise TypeError(f"policy {policy}: expected decide to return a Decision and the state, {found}")
 

@@ -514,6 +514,8 @@ class CycleRecord:
     def warned(self, kind: WarningKind, lines: Iterable[str]) -> CycleRecord:
         """Return the record with warnings more, all of one *kind*."""
         more = tuple(lines)
+        if not more:
+            return self
         return replace(
             self,
             warnings=(*self.warnings, *more),

@@ -19,7 +19,7 @@ _STEADY_WITHIN = 1
 
 
 @made_quickly
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Desired:
     """What was wanted of one server after one cycle."""
 
@@ -43,33 +43,18 @@ def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Des
 def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> None:
     """Add to *desired* what is wanted after *cycle*."""
     for row in cycle["servers"]:
-        note_desired(
-            desired,
-            row["name"],
-            t_s=cycle["t_s"],
-            before=(row["currentAccelerator"], row["wanted"]),
-            after=(row["accelerator"], row["replicas"]) if cycle["applied"] else None,
-        )
+        if row["name"] not in desired:
+            begin_desired(desired, row["name"], row["currentAccelerator"], row["wanted"])
+        if cycle["applied"]:
+            wanted = Desired(cycle["t_s"], row["accelerator"], row["replicas"])
+            desired[row["name"]].append(wanted)
 
 
-def note_desired(
-    desired: dict[str, list[Desired]],
-    name: str,
-    *,
-    t_s: float,
-    before: tuple[str, int],
-    after: tuple[str, int] | None,
+def begin_desired(
+    desired: dict[str, list[Desired]], name: str, accelerator: str, replicas: int
 ) -> None:
-    """Add to *desired* what is wanted of *name* from *t_s* on, accelerator and replicas (None: what
-    was wanted *before*).
-    """
-    history = desired.get(name)
-    if history is None:
-        accelerator, replicas = before
-        history = desired[name] = [Desired(t_s=0.0, accelerator=accelerator, replicas=replicas)]
-    if after is not None:
-        accelerator, replicas = after
-        history.append(Desired(t_s=t_s, accelerator=accelerator, replicas=replicas))
+    """Put into *desired* what was wanted of *name* before the first cycle."""
+    desired[name] = [Desired(0.0, accelerator, replicas)]
 
 
 def count_changes(desired: Sequence[Desired], window: Window) -> int:

@@ -217,6 +217,8 @@ class Cluster:
 
     def catch_up(self) -> None:
         """Take the samples of all scrapes up to now. Changes when, never what."""
+        if not self._lag:
+            return
         # Those of servers whose replicas are rows of the table together: a call for each would take
         # longer than what it does.
         self._lag = 0
@@ -542,19 +544,14 @@ def _start_up_s(pods: Sequence[Pod]) -> float | None:
 
 
 def _is_as_seen(last: PodState, pod: Pod) -> bool:
-    """Tell whether *last* is what is seen of *pod*."""
-    series = pod.series
+    """Tell whether *last* is what is seen of *pod*; gauges are those of its last scrape."""
     return (
-        last.name == pod.name
-        and last.phase == pod.phase
+        last.scraped_s == pod.series.scraped_s
         and last.since_s == pod.since_s
-        and last.scraped_s == series.scraped_s
-        and last.restarts == pod.restarts
+        and last.phase == pod.phase
         and last.max_batch == pod.max_batch
-        and last.running == series.running
-        and last.waiting == series.waiting
-        and last.kv_usage == series.kv_usage
-        and last.queued_prompt_tokens == series.queued_prompt_tokens
+        and last.restarts == pod.restarts
+        and last.name == pod.name
     )
 
 

@@ -290,6 +290,10 @@ class ServerSeries:
         """Return how much the histograms of a table grew over the window, and of each pod of which
         the buckets are kept, those at the beginning of the window and at its end.
         """
+        begin, end = self._counted[0], self._counted[-1]
+        if isinstance(begin, TableTotals) and isinstance(end, TableTotals):
+            # A server that was served by a table from then to now was so between.
+            return end.counted[_COUNTERS:] - begin.counted[_COUNTERS:], [], []
         grown: Buckets | int = 0
         # Of each pod, where what it counts now began: one scrape begins where another ended.
         began: dict[int, tuple[Counted, Counted]] = {}
