@@ -267,7 +267,8 @@ class _Sized:
         """
         places: list[int] = []
         for place, (one, other) in enumerate(zip(servers, self.servers, strict=True)):
-            if one is not other and one != other:
+            # First what differs most often.
+            if one is not other and (one.current.load != other.current.load or one != other):
                 places.append(place)
                 if len(places) > most:
                     return None
@@ -311,7 +312,7 @@ class _Listed:
 
 def row_keys(name: str, parts: Sequence[Floats]) -> list[bytes]:
     """Return one key per row of the columns *parts*, which are all that a value depends on."""
-    table = np.stack(parts, axis=1).astype(np.float64)
+    table = np.ascontiguousarray(np.array(parts, dtype=np.float64).T)
     # The bytes of a row are its key: a tuple of floats would take a tenth of all sizing to hash.
     keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
     start = name.encode()

@@ -37,8 +37,10 @@ def optimize(
     figures that are not asked for.
     """
     cache = SizingCache() if cache is None else cache
-    whole, settings = settings.whole, replace(settings, whole=False)
-    asked = replace(settings, figures=True)
+    whole = settings.whole
+    if whole:
+        settings = replace(settings, whole=False)
+    asked = settings if settings.figures else replace(settings, figures=True)
     solved = cache.solved(data, asked)
     if solved is None:
         chosen = _solve(data, settings, cache, whole=whole)

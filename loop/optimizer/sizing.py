@@ -137,7 +137,7 @@ def _sized(
         replicas=work.replicas,
         means=_Means(
             idle=work.idle_means,
-            loaded=~work.idle & np.isin(work.verdict, (GOOD, TOO_MANY)),
+            loaded=~work.idle & ((work.verdict == GOOD) | (work.verdict == TOO_MANY)),
             columns=columns,
             rate=work.need / np.maximum(work.replicas, 1),
             cache=cache,
@@ -427,7 +427,8 @@ class _Search:
         """
         own = self.columns.pool
         with np.errstate(divide="ignore", invalid="ignore"):
-            needed = np.nan_to_num(np.ceil(self.shared / rate), posinf=0.0)
+            needed = np.ceil(self.shared / rate)
+        needed = np.where(np.isfinite(needed), needed, 0.0)
         alone = _pool_within(np.minimum(needed, self.columns.max_batch // POOL_BATCH))
         return np.where(own == 1.0, alone, np.where(needed < own, _pool_within(needed), 1.0))
 

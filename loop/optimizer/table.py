@@ -249,9 +249,10 @@ def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | 
     """
     if not stayers:
         return table
-    gone = np.isin(table.server, stayers)
+    moves = np.ones(len(table.servers), dtype=np.bool_)
+    moves[np.asarray(stayers, dtype=np.intp)] = False
     rows = np.flatnonzero(
-        ~gone
+        moves[table.server]
         | (
             (table.accelerator == table.asked.accelerator)
             & (table.accelerator >= 0)
@@ -261,7 +262,7 @@ def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | 
     )
     server = table.server[rows]
     counts = np.bincount(server, minlength=len(table.servers))
-    if (counts[np.asarray(stayers, dtype=np.intp)] != 1).any():
+    if (counts[~moves] != 1).any():
         return None
     means = table.means
     return replace(

@@ -75,6 +75,7 @@ class Skewed:
         return deviation, bend, np.sqrt(np.log1p(bend**2))
 
 
+_STANDARD = NormalDist()
 # Beyond, the density of a standard normal variable is below the smallest number of full precision.
 FARTHEST = 37.5
 
@@ -96,6 +97,7 @@ def normal_share(x: Floats) -> Floats:
 
 def normal_quantile(share: Floats) -> Floats:
     """Return where a standard normal variable has *share* below it."""
+    shares: list[float] = share.tolist()
     # Rows share few percentiles.
-    found, places = np.unique(share, return_inverse=True)
-    return np.array([NormalDist().inv_cdf(each) for each in found.tolist()])[places]
+    found = {each: _STANDARD.inv_cdf(each) for each in set(shares)}
+    return np.array([found[each] for each in shares])

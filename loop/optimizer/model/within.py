@@ -216,12 +216,13 @@ def latencies_at(among: Looked, rate: Floats, percentile: Floats) -> tuple[Float
 
 def _crossing(times: Floats, shares: Floats, percentile: Floats) -> Floats:
     """Return where the shares, a line for each of TIMES_MEAN, pass *percentile*."""
-    shares = np.clip(np.nan_to_num(shares), 1e-9, 1.0 - 1e-9)
+    # A share that is no number is none.
+    shares = np.fmin(np.fmax(shares, 1e-9), 1.0 - 1e-9)
     rows, passed = np.arange(len(percentile)), (shares < percentile).sum(axis=0)
-    right = np.clip(passed, 1, len(times) - 1)
+    right = np.minimum(np.maximum(passed, 1), len(times) - 1)
     goal = normal_quantile(percentile)
     low, high = normal_quantile(shares[right - 1, rows]), normal_quantile(shares[right, rows])
-    way = np.clip((goal - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
+    way = np.minimum(np.maximum((goal - low) / np.maximum(high - low, 1e-9), 0.0), 1.0)
     found = np.log(times[right - 1, rows]) * (1.0 - way) + np.log(times[right, rows]) * way
     return np.where(passed == len(times), np.inf, np.exp(found))
 
