@@ -6,6 +6,7 @@ Nothing else in the loop reaches the twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from operator import is_
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -86,7 +87,7 @@ class SimBackend:
                 since=self._since_when(view.servers, labels),
             ),
             capacity={
-                kind: CapacityView(type=kind, total=state.total, used=state.used)
+                kind: _capacity_view(kind, state.total, state.used)
                 for kind, state in view.capacity.items()
             },
         )
@@ -146,6 +147,11 @@ class SimWorld:
             # Not run(until=now_s): that may miss the instant by its last digit, and then run what
             # comes after control.
             self._env.run(until=at(self._env, now_s, priority=CONTROL, action=_nothing))
+
+
+@lru_cache(maxsize=256)  # counts are those of the last look, mostly
+def _capacity_view(kind: str, total: int, used: int) -> CapacityView:
+    return CapacityView(type=kind, total=total, used=used)
 
 
 def _nothing() -> None:

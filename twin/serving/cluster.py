@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from math import inf, nextafter
 from typing import TYPE_CHECKING
 
@@ -258,9 +258,7 @@ class Cluster:
                 )
             },
             capacity={
-                type_: CapacityState(
-                    type=type_, total=self._ledger.total(type_), used=self._ledger.used(type_)
-                )
+                type_: _capacity_state(type_, self._ledger.total(type_), self._ledger.used(type_))
                 for type_ in self._ledger.types
             },
         )
@@ -529,6 +527,11 @@ def _server_state(
         queued_prompt_tokens=series.queued_prompt_tokens,
         pods=pods,
     )
+
+
+@lru_cache(maxsize=256)  # counts are those of the last look, mostly
+def _capacity_state(type_: str, total: int, used: int) -> CapacityState:
+    return CapacityState(type=type_, total=total, used=used)
 
 
 def _start_up_s(pods: Sequence[Pod]) -> float | None:

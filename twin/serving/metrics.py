@@ -138,8 +138,9 @@ def percentiles_of_all_ms(
         ranks = reached[:, -1:] * np.array(PERCENTILES) / 100.0
         # The first bucket that reaches the rank.
         here = (reached[:, np.newaxis] < ranks[:, :, np.newaxis]).sum(axis=2)
-        own = np.take_along_axis(counts, here, axis=1)
-        share = (ranks - np.take_along_axis(reached, here, axis=1) + own) / own
+        rows = np.arange(len(seen))[:, np.newaxis]
+        own = counts[rows, here]
+        share = (ranks - reached[rows, here] + own) / own
         values = edges[here] + share * (edges[here + 1] - edges[here])
         for row, ms in zip(seen.tolist(), (values * _MS).tolist(), strict=True):
             found[row][name] = dict(zip(names, ms, strict=True))

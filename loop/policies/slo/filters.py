@@ -127,7 +127,7 @@ def followed(
     *values*, whose variance by counting alone is that of *counting*.
     """
     level, slope, level_var, cov, slope_var, weight = (
-        np.stack(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
+        np.array(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
     )
     # Powers by Python and not by numpy: they differ in the last digit now and then.
     scale = _column([bank.typical**2 for bank in banks])
@@ -183,7 +183,7 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
     and without what counting adds.
     """
     level, slope, level_var, cov, slope_var, weight = (
-        np.stack(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
+        np.array(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
     )
     shares = np.exp(weight)
     shares = shares / shares.sum(axis=1, keepdims=True)
@@ -191,7 +191,7 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
     reach = _column(reaches)
     scale = _column([bank.typical**2 for bank in banks])
     variance = level_var + 2.0 * reach * cov + reach * reach * slope_var
-    variance = variance + scale * (np.stack(moves) + _BURSTS**2)
+    variance = variance + scale * (np.array(moves) + _BURSTS**2)
     deviation, middle = np.sqrt(variance)[:, None, :], (level + reach * slope)[:, None, :]
     # Filters of next to no weight come last, and are cut off; those of none anywhere are left out.
     kept = shares > NEGLIGIBLE

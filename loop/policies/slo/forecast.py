@@ -80,13 +80,13 @@ class Series:
         """
         if not self.values:
             return Series(now_s, (value,))
-        missing = int((now_s - self.next_s) / STEP_S + 1e-9) + 1
         if not self.is_due(now_s):
             # Not due yet, but newer than the last one: what is seen now counts.
             value = max(value, self.values[-1]) if most else value
             if value == self.values[-1]:
                 return self
             return Series(self.start_s, (*self.values[:-1], value))
+        missing = int((now_s - self.next_s) / STEP_S + 1e-9) + 1
         if missing > SAMPLES_MAX:
             return Series(now_s, (value,))
         dropped = max(0, len(self.values) + missing - SAMPLES_MAX)
