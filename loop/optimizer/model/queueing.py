@@ -374,10 +374,13 @@ def _chunks(columns: ReplicaColumns, width: int) -> Floats:
     chunks = np.ceil((np.sqrt(linear**2 + 4.0 * budget * m * length) - linear) / (2.0 * budget))
     chunks = np.maximum(chunks, 1.0)
     for _ in range(3):
+        before = chunks
         chunks = np.where(
             (chunks > 1.0) & (wide.batch(chunks - 1.0) >= batch), chunks - 1.0, chunks
         )
         chunks = np.where(wide.batch(chunks) < batch, chunks + 1.0, chunks)
+        if np.array_equal(chunks, before):
+            break
     return chunks
 
 
