@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,8 +215,10 @@ def _lognormal(mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
 
 
 @np.errstate(under="ignore")
-def make_tail(columns: ReplicaColumns) -> Tail:
-    """Return what does not depend on the rate."""
+def make_tail(columns: ReplicaColumns, *, width: int | None = None) -> Tail:
+    """Return what does not depend on the rate. width: the largest batch of these rows and of others
+    that they are to stand beside (None: there are none).
+    """
     cv = columns.token_cv
     decodes = np.maximum(columns.out_tokens - 1.0, 0.0)
     spread = np.where(decodes > 0.0, cv * columns.out_tokens, 0.0)
@@ -232,12 +235,10 @@ def make_tail(columns: ReplicaColumns) -> Tail:
     lives = np.maximum(answers, 1.0)
     met, coming = _sums(columns, answers=answers, longer=longer, lives=lives)
     lone = 1.0 + np.exp(as_column(prompt_mu) + as_column(prompt_sigma) * LONE_NODES)
-    most = int(columns.max_batch.max())
-    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
+    most = int(columns.max_batch.max()) if width is None else width
+    shared = _shared(most)
+    states = shared.states.astype(np.float64)
     log_weights, full_time = _weights(columns, states, context, decodes + 1.0)
-    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
-    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
-    basis[0] = 0.0
     latencies = Latencies.of(columns)
     return Tail(
         columns=columns,
@@ -259,10 +260,28 @@ def make_tail(columns: ReplicaColumns) -> Tail:
         lone=_lone_times(columns, lone),
         log_weights=log_weights,
         full_time=full_time,
-        states=states.astype(np.float32),
-        grid=grid,
-        basis=np.cumsum(basis, axis=0).astype(np.float32),
+        states=shared.states,
+        grid=shared.grid,
+        basis=shared.basis,
     )
+
+
+class _Shared(NamedTuple):
+    """What belongs to all rows of a Tail."""
+
+    states: Singles
+    grid: Floats
+    basis: Singles
+
+
+@lru_cache(maxsize=64)
+def _shared(most: int) -> _Shared:
+    """Return what belongs to rows of batches of *most* at most."""
+    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
+    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
+    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
+    basis[0] = 0.0
+    return _Shared(states.astype(np.float32), grid, np.cumsum(basis, axis=0).astype(np.float32))
 
 
 def _sums(
