@@ -97,7 +97,7 @@ def test_a_load_that_jumped_far_is_no_burst_while_it_stays() -> None:
 @pytest.mark.parametrize(
     ("ready", "ahead_rpm"),
     [
-        pytest.param(6, 300.0, id="600 a minute beyond what pods can do, drained in two"),
+        pytest.param(10, 340.0, id="340 a minute beyond what pods can do, drained in one"),
         pytest.param(2, 200.0, id="no more than these pods can do"),
         pytest.param(20, 0.0, id="pods that can do it all"),
         pytest.param(0, 0.0, id="nobody knows what none can do"),
@@ -113,8 +113,9 @@ def test_what_will_wait_until_pods_are_ready_is_foreseen_of_a_jump(
         for rate, lately in [(600.0, 600.0)] * 20 + [(900.0, 1200.0)]
     ]
     last = follow(*views)[-1]
-    assert last.coming.rate_rpm == pytest.approx(1200.0)
-    assert last.least.rate_rpm == pytest.approx(1200.0 + ahead_rpm)
+    # 300 requests in a quarter of a minute: it may be as many more as that counts wrong.
+    assert last.coming.rate_rpm == pytest.approx(1340.0, abs=5.0)
+    assert last.least.rate_rpm - last.coming.rate_rpm == pytest.approx(ahead_rpm, abs=5.0)
     assert follow(*views[:-1])[-1].least.rate_rpm == pytest.approx(600.0)
 
 

@@ -25,19 +25,21 @@ if TYPE_CHECKING:
     from loop.policies.slo.worth import Worth
     from loop.types import ServerView
 
-# How long a demand is held: of a load that comes in bursts for down_s, and by the square of how far
-# it does, since to hold for a little of that costs more than the requests that it meets are worth;
+# How long a demand is held: of a load that comes in bursts, or is unsure, for down_s, and by the
+# square of how far it is: to hold for a little of that costs more than what it meets is worth;
 # of one that comes back by the clock, as long as a clock may be wrong.
 HELD_SEASON_S = 120.0
 # Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
 # answers that end are the short ones.
-TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
+TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.3
 # What waits in pods is drained by so many replicas for each of them: that it waits says that one
 # takes less than was thought, and with one each a queue of slow answers stayed for forty minutes.
 TWICE = 2.0
+# Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
+AHEAD_IN = 0.5
 # A load that varies so much within a window has bursts that come back for sure.
-RESTLESS = 0.6
+RESTLESS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +299,7 @@ def _held_s(memory: Memory, horizon: Horizon) -> float:
     found, within = memory.foreseen.found, memory.spread.within
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
-    back = max(found.bursty**2, found.unsure)
+    back = max(found.bursty**2, found.unsure**2)
     return (back + min(1.0, within / RESTLESS) ** 2) * horizon.down_s
 
 
@@ -315,7 +317,7 @@ def waiting_rpm(
         return 0.0
     inside = min(view.waiting, view.backlog)
     at_router = view.backlog - inside
-    drained_rpm = 60.0 * (inside + ahead) / drain_s
+    drained_rpm = 60.0 * (inside + ahead) / (AHEAD_IN * drain_s if ahead > 0.0 else drain_s)
     able_rpm = _able_rpm(view, replica_rpm) or math.inf
     pods = view.ready if ahead > 0.0 else view.waiting_pods
     if pods and replica_rpm > 0.0:

@@ -23,10 +23,14 @@ COUNT_MIN = 10.0  # requests: of fewer, Poisson's process has a few more now and
 # A load of more than so many times the deviations of Poisson's process, and of more than such a
 # share, jumps all the time, and back again: its forecast knows that.
 CALM, CALM_SHARE = 2.0, 0.15
-# A load that has jumped so far is taken for what came lately, for so many samples at most (by then
-# its forecast has seen it for long enough), as long as that is so much of the window's. What is
-# nearer is followed by its forecast, and not taken for a burst.
-UP_FROM, UP_MAX, UP_LEAST = 2.0, 6, 0.7
+# A load that has jumped is taken for what came lately, for so many samples at most (by then its
+# forecast has seen it for long enough), as long as that is so much of the window's: the window is
+# full of it only two samples later, and what came until then is too little to be a jump again.
+UP_MAX, UP_LEAST = 6, 0.7
+# What came lately is a count, and the load may be so many deviations of it higher. A load that has
+# jumped is taken for that: to have a replica too many for a minute costs less than to do without
+# one until it has started.
+COUNTED_SHORT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,12 @@ class Jumps:
         squares = KEPT * self.squares + min(times - 1.0, 1.0) ** 2 / chance
         jump, share = self._jump(times, chance, came=came), latest.rate_rpm / load.rate_rpm
         stays = 0 < self.up < UP_MAX and share >= UP_LEAST
-        up = 1 if jump >= UP_FROM else self.up + 1 if stays else 0
+        up = 1 if jump > 1.0 else self.up + 1 if stays else 0
         if jump > 1.0:
             # Of what came before, as a rate, that is; of the window it is less.
             jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
         elif stays:
-            jump = min(max(share, 1.0), JUMP_MAX)
+            jump = min(max(_high(share, came), 1.0), JUMP_MAX)
         return Jumps(squares, KEPT * self.weight + 1.0, jump, up, (now_s, load.rate_rpm))
 
     def without_sample(self) -> Jumps:
@@ -83,4 +87,9 @@ class Jumps:
         if usual > CALM**2 and usual * chance > CALM_SHARE**2:
             return 1.0
         least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, 1.0) * chance))
-        return min(times, JUMP_MAX) if times >= least else 1.0
+        return min(_high(times, came), JUMP_MAX) if times >= least else 1.0
+
+
+def _high(times: float, came: float) -> float:
+    """Return how many *times* as much it may be at most, by a count of *came* requests."""
+    return times * (1.0 + COUNTED_SHORT / math.sqrt(max(came, 1.0)))
