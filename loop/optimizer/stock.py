@@ -10,10 +10,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from loop.optimizer.model import Rows
+from loop.optimizer.model import SHARED, Rows
 
-# Of a group so many figures at most, in rows as wide as it is; at 256 states some 4 kB a row.
-CELLS_MAX, GROUPS_MAX = 1 << 17, 4
+# Of a group so many figures at most, in rows as wide as it is; at 256 states some 4 kB a row. A row
+# has about as much besides as WIDTH_MIN states have.
+CELLS_MAX, WIDTH_MIN, GROUPS_MAX = 1 << 17, 64, 4
 
 
 class Made(Protocol):
@@ -45,7 +46,7 @@ class Stock(Generic[Kind]):
         kind: str = "",
     ) -> Kind:
         """Return the row of each of *keys*; *make* is asked for those that are not known."""
-        most, group = CELLS_MAX // width, (width, kind)
+        most, group = CELLS_MAX // max(width, WIDTH_MIN), (width, kind)
         if len(keys) > most:
             return make(np.arange(len(keys)))
         places, made = self._groups.get(group, ({}, None))
@@ -71,15 +72,20 @@ def _unknown(keys: Sequence[bytes], known: dict[bytes, int]) -> dict[bytes, int]
 
 
 def _joined(one: Any, behind: Any) -> Any:
-    """Return the rows of *one* and *behind* them those of the other. What is the same object in
-    both belongs to all rows, and a flag tells whether any of them has something.
+    """Return the rows of *one* and behind them those of the other; a flag tells whether any of them
+    has something.
     """
-    if one is behind:
-        return one
     if isinstance(one, np.ndarray):
         return np.concatenate([one, behind])
     if is_dataclass(one):
         kind: Any = type(one)
-        names = [field.name for field in fields(one)]
-        return kind(**{name: _joined(getattr(one, name), getattr(behind, name)) for name in names})
+        both = {
+            each.name: (getattr(one, each.name), getattr(behind, each.name)) for each in fields(one)
+        }
+        return kind(
+            **{
+                name: first if name in SHARED else _joined(first, then)
+                for name, (first, then) in both.items()
+            }
+        )
     return one or behind

@@ -11,9 +11,16 @@ import pytest
 from loop.optimizer import stock
 from loop.optimizer.cache import row_keys
 from loop.optimizer.model import Rows
-from loop.optimizer.model.queueing import ReplicaColumns, analyze, make_model, replica_columns
+from loop.optimizer.model.queueing import (
+    Model,
+    ReplicaColumns,
+    analyze,
+    make_model,
+    replica_columns,
+)
 from loop.optimizer.model.tail import Tail, make_tail
 from loop.optimizer.stock import Stock
+from loop.replacing import replace
 
 WIDTH = 64
 
@@ -82,6 +89,54 @@ def test_only_rows_that_are_not_known_are_made(
     ask(0, 5, width=128)  # another group, and the oldest goes
     ask(10, 15)
     assert made == [10, 5, 15, 30, 5, 5]
+
+
+def test_what_belongs_to_all_rows_stays_as_it_is_after_many_other_widths(
+    columns: ReplicaColumns,
+) -> None:
+    """States are made once for a width, and anew when many other widths came between: those of rows
+    that come then are equal, and not the same object.
+    """
+    models, tails = Stock[Model](), Stock[Tail]()
+
+    def ask(first: int, last: int) -> None:
+        some = columns.take(np.arange(first, last))
+
+        def model_of(rows: Rows) -> Model:
+            return make_model(some.take(rows), width=WIDTH)
+
+        def tail_of(rows: Rows) -> Tail:
+            return make_tail(some.take(rows), width=WIDTH)
+
+        keys = row_keys("", some.parts)
+        assert_same(models.rows(keys, model_of, width=WIDTH), make_model(some, width=WIDTH))
+        assert_same(tails.rows(keys, tail_of, width=WIDTH), make_tail(some, width=WIDTH))
+
+    ask(0, 5)
+    for width in range(WIDTH + 1, WIDTH + 100):
+        make_model(columns.take(np.arange(1)), width=width)
+        make_tail(columns.take(np.arange(1)), width=width)
+    ask(3, 8)
+
+
+def test_narrow_rows_are_no_more_than_those_of_some_width(columns: ReplicaColumns) -> None:
+    """A row of one state has figures besides: a group of them must not grow for ever."""
+    some = columns.take(np.zeros(3000, dtype=np.intp))
+    some = replace(some, in_tokens=np.arange(3000.0) + 1.0, max_batch=np.ones(3000, dtype=np.int64))
+    keys, tails = row_keys("", some.parts), Stock[Tail]()
+    made = list[int]()
+
+    def ask(first: int, last: int) -> None:
+        def make(rows: Rows) -> Tail:
+            made.append(len(rows))
+            return make_tail(some.take(first + rows), width=1)
+
+        tails.rows(keys[first:last], make, width=1)
+
+    for first in range(0, 3000, 500):
+        ask(first, first + 500)
+    ask(0, 500)
+    assert made == [500] * 7, "what came first is forgotten"
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.optimizer.model import Floats, Rows
+from loop.optimizer.model import SHARED, Floats, Rows
 from loop.optimizer.model.queueing import ReplicaColumns, iteration_time
 from loop.optimizer.model.skewed import normal_share
 from loop.replacing import replace
@@ -117,9 +117,8 @@ class Tail:
 
     def take(self, rows: Rows) -> Tail:
         """Return the given rows."""
-        shared = {"states", "grid", "basis"}
         taken: dict[str, Any] = {}
-        for name in (field.name for field in fields(self) if field.name not in shared):
+        for name in (field.name for field in fields(self) if field.name not in SHARED):
             value = getattr(self, name)
             if isinstance(value, Sums):
                 parts = {each.name: getattr(value, each.name)[rows] for each in fields(value)}
