@@ -32,7 +32,7 @@ HELD_SEASON_S = 120.0
 # Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
 # answers that end are the short ones.
-TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.3
+TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
 # What waits in pods is drained by so many replicas for each of them: that it waits says that one
 # takes less than was thought, and with one each a queue of slow answers stayed for forty minutes.
 TWICE = 2.0

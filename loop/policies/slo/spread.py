@@ -21,7 +21,7 @@ BORNE = 0.2  # the queue of a batch bears as much
 SURE = 1.5  # some twenty samples tell a variance to a third
 # A jump is what is in flight beyond so many deviations, and counts for so much at most: requests
 # also stay because replicas are slow.
-SURPRISE, JUMP_MIN, JUMP_MAX = 2.6, 1.25, 2.0
+SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 2.0
 SURPRISES_MAX = 2
 NORMAL = math.sqrt(math.pi / 2.0)  # standard deviation over mean absolute deviation
 
