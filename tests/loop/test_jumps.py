@@ -69,7 +69,7 @@ def test_a_jump_is_known_from_the_last_quarter_of_the_window(times: float) -> No
     for seed in range(20):
         rng = np.random.default_rng(seed)
         jumps = after(*(poisson(rng, 600.0) for _ in range(20)), poisson(rng, 600.0, times=times))
-        found.append(jumps.jump * (3.0 + times) / 4.0)
+        found.append(jumps.high * (3.0 + times) / 4.0)
         short += found[-1] < times
     assert short <= 2
     assert np.median(found) == pytest.approx(times * high(quarter), rel=0.1)
@@ -80,8 +80,9 @@ def test_a_jump_in_the_midst_of_the_window_is_told_from_the_last_window() -> Non
     window alone one to twice the load of 60 a minute is no more than one to one and a half.
     """
     steady = [seen(45.0, 15.0)] * 20
-    jump = after(*steady, seen(60.0, 30.0), every_s=30.0).jump
-    assert jump * 90.0 == pytest.approx(120.0 * high(30.0))
+    jumps = after(*steady, seen(60.0, 30.0), every_s=30.0)
+    assert jumps.jump * 90.0 == pytest.approx(120.0)
+    assert jumps.high * 90.0 == pytest.approx(120.0 * high(30.0))
     assert after(*steady, seen(60.0, 30.0)).jump == 1.0
     assert after(*steady, seen(60.0, 30.0), every_s=10.0).jump == 1.0, "windows that overlap"
 
@@ -116,8 +117,7 @@ def test_many_requests_vary_by_little_more_than_chance_and_still_jump() -> None:
     """A tenth of 6,000 a minute is many deviations of Poisson's process."""
     rng = np.random.default_rng(9)
     uneven = [poisson(rng, 6000.0, times=float(rng.uniform(0.8, 1.2))) for _ in range(40)]
-    jump = after(*uneven, seen(4500.0, 3000.0)).jump
-    assert jump * 7500.0 == pytest.approx(12000.0 * high(3000.0))
+    assert after(*uneven, seen(4500.0, 3000.0)).jump * 7500.0 == pytest.approx(12000.0)
     assert after(*uneven, seen(4500.0, 1800.0)).jump == 1.0
 
 
@@ -127,7 +127,8 @@ def test_a_load_stays_up_as_long_as_what_comes_is_as_much() -> None:
     up = [seen(1350.0, 500.0), seen(1400.0, 380.0), seen(1350.0, 600.0)]
     jumps = after(*steady, seen(450.0, 450.0), *up)
     assert jumps.up == 4
-    assert jumps.jump * 1950.0 == pytest.approx(2400.0 * high(600.0))
+    assert jumps.jump * 1950.0 == pytest.approx(2400.0)
+    assert jumps.high * 1950.0 == pytest.approx(2400.0 * high(600.0))
     assert after(*steady, seen(450.0, 450.0), *up, seen(1700.0, 150.0)).up == 0, "it is over"
     assert after(*steady, seen(450.0, 450.0), *[seen(1350.0, 450.0)] * UP_MAX).up == 0, "is known"
 
@@ -144,14 +145,39 @@ def test_a_jump_that_is_no_jump_again_half_a_minute_later_stays() -> None:
     stays = jumped.with_sample(later, later.load, now_s=now_s, window_s=WINDOW_S)
     assert jumped.up == 1
     assert stays.up == 2
-    assert stays.jump * 96.0 == pytest.approx(104.0 * high(26.0))
+    assert stays.jump * 96.0 == pytest.approx(104.0)
+    assert stays.high * 96.0 == pytest.approx(104.0 * high(26.0))
 
 
 def test_a_load_that_falls_or_that_nobody_tells_is_no_jump() -> None:
-    """Nor is one of a server that is just begun; a jump is over when it is not told any more."""
+    """Nor is one of a server that is just begun."""
     steady = [seen(450.0, 150.0)] * 20
     assert after(*steady, seen(450.0, 50.0)).jump == 1.0
     assert after(seen(450.0, 300.0)).jump == 1.0
     assert after(*steady, seen(450.0, 300.0)).jump > 1.0
-    assert after(*steady, seen(450.0, 300.0), seen(450.0, 300.0, told=False)).jump == 1.0
     assert after(*steady, seen(0.0, 0.0), seen(0.0, 4.0)).jump == 1.0
+
+
+def test_a_jump_stays_while_pods_that_begin_leave_out_what_came_lately() -> None:
+    """The first pod that is ready would else end what the others were asked for; the next window is
+    full of the jump, and one that falls has none.
+    """
+    jumped = [*[seen(450.0, 150.0)] * 20, seen(450.0, 300.0)]
+    untold = seen(825.0, 275.0, told=False)
+    once, twice = after(*jumped, untold), after(*jumped, untold, untold)
+    assert once.up == 2
+    assert once.jump * 1100.0 == pytest.approx(1200.0)
+    assert once.high * 1100.0 == pytest.approx(1200.0 * high(300.0))
+    assert (twice.up, twice.jump, twice.high) == (3, 1.0, 1.0)
+    assert after(*jumped, *[untold] * UP_MAX).up == 0, "its forecast knows it"
+    assert after(*jumped, seen(300.0, 100.0, told=False)).up == 0
+
+
+def test_a_newer_window_has_more_of_the_jump_in_it() -> None:
+    """Looks more often than samples would else multiply it: twice the load came to be thrice."""
+    jumps = after(*[seen(450.0, 150.0)] * 20, seen(450.0, 300.0))
+    for rate_rpm in (750.0, 900.0, 1100.0):
+        jump, most = jumps.of_now(rate_rpm)
+        assert jump * rate_rpm == pytest.approx(1200.0)
+        assert most * rate_rpm == pytest.approx(1200.0 * high(300.0))
+    assert jumps.of_now(1250.0)[0] == 1.0

@@ -39,7 +39,7 @@ TWICE = 2.0
 # Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
 AHEAD_IN = 0.5
 # A load that varies so much within a window has bursts that come back for sure.
-RESTLESS = 0.8
+RESTLESS = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,8 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     assert foreseen is not None, "it was foreseen"
     found = foreseen.found
     seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
-    jump = max(memory.spread.jump, memory.jumps.jump)
-    jumped_rpm = jump * seen_rpm if jump > 1.0 or memory.jumps.up else 0.0
-    asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
+    jumped_rpm, high_rpm = _jumped_rpm(memory, load, seen_rpm)
+    asked_rpm = max(foreseen.paying_rpm, high_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.latest(_held_s(memory, horizon)))
     if memory.replica_rpm > 0.0:
@@ -240,7 +239,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
         view,
         drain_s=horizon.drain_s,
         replica_rpm=memory.replica_rpm,
-        ahead=_ahead(memory, asked, max(jumped_rpm, seen_rpm)) if jumped_rpm > 0.0 else 0.0,
+        ahead=_ahead(memory, asked, max(high_rpm, seen_rpm)) if jumped_rpm > 0.0 else 0.0,
     )
     tokens: Load | Unit | Memory = load
     if memory.unit is not None:
@@ -260,6 +259,17 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
         crowd=memory.crowd,
     )
     return made, memory if demands is memory.demands else replace(memory, demands=demands)
+
+
+def _jumped_rpm(memory: Memory, load: Load, seen_rpm: float) -> tuple[float, float]:
+    """Return what a load has jumped to, and what that may be [requests/min of its unit]; 0 if it
+    has not. *load* is that of now, *seen_rpm* the same in its unit.
+    """
+    jump, high = memory.jumps.of_now(load.rate_rpm)
+    jump = max(jump, memory.spread.of_now(load.rate_rpm))
+    if jump <= 1.0 and not memory.jumps.up:
+        return 0.0, 0.0
+    return jump * seen_rpm, max(jump, high) * seen_rpm
 
 
 def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict[str, Memory]:

@@ -38,13 +38,15 @@ class Jumps:
     """Sums over the samples of a server, the later ones with more weight: squares of how far what
     came lately was from what came before it in the window, in deviations of Poisson's process, and
     the weights. jump is how many times the load of the window that of now is (1: as it is, or
-    nobody knows); up how many samples ago it jumped, if it has stayed (0: it has not). window is
-    the last one, when it ended [s] and its rate [requests/min].
+    nobody knows), high how many it may be by such a count; up how many samples ago it jumped, if it
+    has stayed (0: it has not). window is the last one, when it ended [s] and its rate
+    [requests/min].
     """
 
     squares: float = 0.0
     weight: float = 0.0
     jump: float = 1.0
+    high: float = 1.0
     up: int = 0
     window: tuple[float, float] | None = None
 
@@ -52,7 +54,7 @@ class Jumps:
         """Return it with what came to *view*, which sees *load* over *window_s* at *now_s*."""
         latest = view.latest
         if latest is None or not 0.0 < latest.length_s < window_s or load.rate_rpm <= 0.0:
-            return self.without_sample()
+            return self._by_window(load, now_s=now_s)
         came = latest.rate_rpm * latest.length_s / 60.0
         before, over_s = load.rate_rpm * window_s / 60.0 - came, window_s - latest.length_s
         if self.window is not None and latest.length_s <= now_s - self.window[0] <= window_s:
@@ -66,16 +68,43 @@ class Jumps:
         jump, share = self._jump(times, chance, came=came), latest.rate_rpm / load.rate_rpm
         stays = 0 < self.up < UP_MAX and share >= UP_LEAST
         up = 1 if jump > 1.0 else self.up + 1 if stays else 0
+        high, most = jump, JUMP_MAX
         if jump > 1.0:
             # Of what came before, as a rate, that is; of the window it is less.
-            jump = max(1.0, jump * expected * 60.0 / (latest.length_s * load.rate_rpm))
+            of_window = expected * 60.0 / (latest.length_s * load.rate_rpm)
+            jump, high, most = jump * of_window, jump * of_window, JUMP_MAX * of_window
         elif stays:
-            jump = min(max(_high(share, came), 1.0), JUMP_MAX)
-        return Jumps(squares, KEPT * self.weight + 1.0, jump, up, (now_s, load.rate_rpm))
+            jump = high = share
+        if up and came >= COUNT_MIN:
+            high *= 1.0 + COUNTED_SHORT / math.sqrt(came)
+        jump, high = (max(1.0, min(times, most)) for times in (jump, high))
+        return Jumps(squares, KEPT * self.weight + 1.0, jump, high, up, (now_s, load.rate_rpm))
 
     def without_sample(self) -> Jumps:
         """Return it where nothing is known of now."""
-        return self if self.jump == 1.0 and not self.up else replace(self, jump=1.0, up=0)
+        return self if not self.up else replace(self, jump=1.0, high=1.0, up=0)
+
+    def of_now(self, rate_rpm: float) -> tuple[float, float]:
+        """Return jump and high of a window of *rate_rpm* that is newer than the last sample: it has
+        more of the jump in it.
+        """
+        if self.window is None or rate_rpm == self.window[1] or rate_rpm <= 0.0:
+            return self.jump, self.high
+        newer = self.window[1] / rate_rpm
+        return max(1.0, self.jump * newer), max(1.0, self.high * newer)
+
+    def _by_window(self, load: Load, *, now_s: float) -> Jumps:
+        """Return it where only the rate of the window is known: pods that have just begun, or gone,
+        leave out what came lately. A load that is up stays so, and for a sample what it was taken
+        for: then the window is full of it.
+        """
+        if self.window is None or not 0 < self.up < UP_MAX:
+            return self.without_sample()
+        if load.rate_rpm <= UP_LEAST * self.window[1]:
+            return self.without_sample()
+        jump, high = self.of_now(load.rate_rpm) if self.up == 1 else (1.0, 1.0)
+        window = now_s, load.rate_rpm
+        return replace(self, jump=jump, high=high, up=self.up + 1, window=window)
 
     def _jump(self, times: float, chance: float, *, came: float) -> float:
         """Return how many *times* what came before *came* lately, if that is no chance; else 1.
@@ -87,9 +116,4 @@ class Jumps:
         if usual > CALM**2 and usual * chance > CALM_SHARE**2:
             return 1.0
         least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, 1.0) * chance))
-        return min(_high(times, came), JUMP_MAX) if times >= least else 1.0
-
-
-def _high(times: float, came: float) -> float:
-    """Return how many *times* as much it may be at most, by a count of *came* requests."""
-    return times * (1.0 + COUNTED_SHORT / math.sqrt(max(came, 1.0)))
+        return min(times, JUMP_MAX) if times >= least else 1.0

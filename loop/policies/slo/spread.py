@@ -31,7 +31,8 @@ class Spread:
     """Sums over the samples of a server, the later ones with more weight: what was in flight, what
     should have been by Little's law, how far these were apart, the requests that a window was
     counted by, and the weights. jump is how many times the load of the window that of now is (1: as
-    it is, or nobody knows); surprises how many samples in a row had more in flight than that.
+    it is, or nobody knows); surprises how many samples in a row had more in flight than that;
+    rate_rpm is that of the last window.
     """
 
     seen: float = 0.0
@@ -41,6 +42,7 @@ class Spread:
     weight: float = 0.0
     jump: float = 1.0
     surprises: int = 0
+    rate_rpm: float = 0.0
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Spread:
         """Return it with what is in flight in *view*, which sees *load* over *window_s*; nothing is
@@ -63,11 +65,20 @@ class Spread:
             # A window later it would have shown a jump: it is the replicas that are slow.
             jump=jump if surprises <= SURPRISES_MAX else 1.0,
             surprises=surprises,
+            rate_rpm=load.rate_rpm,
         )
 
     def without_sample(self) -> Spread:
         """Return it where nothing is known of now."""
         return self if self.surprises == 0 else replace(self, jump=1.0, surprises=0)
+
+    def of_now(self, rate_rpm: float) -> float:
+        """Return jump of a window of *rate_rpm* that is newer than the last sample: it has more of
+        the jump in it.
+        """
+        if rate_rpm == self.rate_rpm or rate_rpm <= 0.0:
+            return self.jump
+        return max(1.0, self.jump * self.rate_rpm / rate_rpm)
 
     def _jump(self, seen: float, meant: float) -> float:
         """Return how many times the load of the window that of now is, if it has jumped; else 1."""

@@ -28,7 +28,7 @@ LATE = 0.1
 # bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
 # replicas have over, next to nothing.
-MARGIN_MIN = 0.26
+MARGIN_MIN = 0.27
 FEW = 8.0
 # Of how a load varies within a window, so much is planned for; more of it is over before it fills
 # a queue. The load is taken as lognormal about its window, by the middles of seven equal parts.
