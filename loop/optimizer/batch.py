@@ -25,7 +25,6 @@ from loop.replacing import replace
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
     from loop.optimizer.model import Rows
-    from loop.optimizer.model.tail import Tail
     from loop.optimizer.model.within import Looked
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
@@ -116,16 +115,17 @@ def _at_percentile(
 
 
 def _looked(columns: ReplicaColumns, near: tuple[Floats, Floats], cache: SizingCache) -> Looked:
-    """Return what is looked at *near* these means: mostly a rate is all that has changed since its
-    tail was made.
+    """Return what is looked at *near* these means; of a row alone it is remembered, for mostly a
+    rate is all that has changed then.
     """
-    width = int(columns.max_batch.max())
-
-    def make(rows: Rows) -> Tail:
-        return make_tail(columns.take(rows), width=width)
-
-    tail = cache.tails.rows(row_keys("", columns.parts), make, width=width)
-    return looked(tail, near=near)
+    if len(columns) > 1:
+        return looked(make_tail(columns), near=near)
+    keys = row_keys("", [*columns.parts, *near])
+    (known,) = cache.looked.get(keys)
+    found = known or looked(make_tail(columns), near=near)
+    if known is None:
+        cache.looked.put(keys, [found])
+    return found
 
 
 def _remembered_least(

@@ -13,7 +13,6 @@ import numpy as np
 
 from loop.optimizer.catalog import make_catalog
 from loop.optimizer.solvers.shortages import Shortages
-from loop.optimizer.stock import Stock
 from loop.optimizer.table import narrowed
 from loop.replacing import replace
 from loop.spec import ServerData
@@ -22,8 +21,7 @@ from twin.frozen import made_quickly
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog
     from loop.optimizer.model import Floats
-    from loop.optimizer.model.queueing import Model
-    from loop.optimizer.model.tail import Tail
+    from loop.optimizer.model.within import Looked
     from loop.optimizer.solution import Assignment, Solution
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import Answer, CandidateTable, Problem
@@ -40,6 +38,7 @@ Limit = tuple[float, float, float, float, float]
 SOLUTIONS_MAX = 8  # a cycle asks a few times: with margins, without, with moves and without
 # Tables with margins, of all classes and of some, and without; of many servers two at least.
 TABLES_MAX, TABLES_MIN, TABLES_ROWS_MAX = 16, 2, 20_000
+LOOKED_MAX = 100  # some 50 kB each
 FIGURES_MAX = 5_000  # figures that depend on the rate, which seldom comes again
 
 
@@ -66,8 +65,8 @@ class Known(Generic[Value]):
 
 class SizingCache:
     """What was found before: highest rates and smallest batches, which do not depend on the rate
-    that is asked for; latencies, means and at a percentile, which do, and the models behind these;
-    whole solutions; and what has too few GPUs.
+    that is asked for; latencies, means and at a percentile, which do, and where these were looked
+    for; whole solutions; and what has too few GPUs.
 
     near: highest rates of replicas that were alike, as shares of a rough one: where to look first.
     """
@@ -78,8 +77,7 @@ class SizingCache:
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self.means: Known[tuple[float, float, float]] = Known(min(limit, FIGURES_MAX))
-        self.models: Stock[Model] = Stock()
-        self.tails: Stock[Tail] = Stock()
+        self.looked: Known[Looked] = Known(LOOKED_MAX)
         self.shortages = Shortages()
         self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None

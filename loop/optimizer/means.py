@@ -15,8 +15,8 @@ from loop.optimizer.table import Means
 
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
-    from loop.optimizer.model import Floats, Rows
-    from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.model import Floats
+    from loop.optimizer.model.queueing import ReplicaColumns
 
 
 def means_at(columns: ReplicaColumns, rate: Floats, cache: SizingCache) -> Means:
@@ -33,19 +33,8 @@ def means_at(columns: ReplicaColumns, rate: Floats, cache: SizingCache) -> Means
         rows = new[some]
         for part in blocks(columns.max_batch[rows]) if len(rows) else ():
             here = rows[part]
-            seen = analyze(_model(columns.take(here), cache), rate[here])
+            seen = analyze(make_model(columns.take(here)), rate[here])
             found[here] = np.stack([seen.itl, seen.ttft, seen.rho], axis=1)
     cache.means.put([keys[place] for place in new], [(a, b, c) for a, b, c in found[new].tolist()])
     itl, ttft, rho = np.ascontiguousarray(found.T)
     return Means(itl, ttft, rho)
-
-
-def _model(columns: ReplicaColumns, cache: SizingCache) -> Model:
-    """Return the model of each row: mostly a rate is all that has changed since it was made."""
-    width, queue = int(columns.max_batch.max()), columns.max_queue[0]
-    kind = "none" if queue == 0.0 else "unbounded" if np.isinf(queue) else "mixed"
-
-    def make(rows: Rows) -> Model:
-        return make_model(columns.take(rows), width=width)
-
-    return cache.models.rows(row_keys("", columns.parts), make, width=width, kind=kind)

@@ -12,6 +12,3 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Rows = NDArray[np.intp]
-
-# Fields that belong to all rows of what has been made of so many states: no rows are taken of them.
-SHARED = frozenset({"states", "grid", "basis"})

@@ -10,7 +10,6 @@ requests/ms. Nothing here solves or sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -349,9 +348,9 @@ def work_per_iteration(columns: ReplicaColumns, chunks: Floats) -> Floats:
     return (prefill_work(columns, chunks) + decode_work(columns)) / (chunks + columns.out_tokens)
 
 
-def prefill_chunks(columns: ReplicaColumns, *, width: int | None = None) -> Floats | None:
-    """Return the number of prefill iterations of a request at each batch up to *width* (None: the
-    largest of these rows), or None if it is 1 everywhere.
+def prefill_chunks(columns: ReplicaColumns) -> Floats | None:
+    """Return the number of prefill iterations of a request at each batch, or None if it is 1
+    everywhere.
 
     With k chunks a batch of (k+m)·(M - L/k)/(L+m) requests fits the token budget M. The smallest k
     that fits batch B is the larger root of M·k² + (m·M - L - B·(L+m))·k - m·L = 0 rounded up, then
@@ -360,7 +359,7 @@ def prefill_chunks(columns: ReplicaColumns, *, width: int | None = None) -> Floa
     more = np.flatnonzero(_batch_of_chunks(columns, np.ones(len(columns))) < columns.max_batch)
     if not len(more):
         return None
-    found = np.ones((len(columns), int(columns.max_batch.max()) if width is None else width))
+    found = np.ones((len(columns), int(columns.max_batch.max())))
     found[more] = _chunks(columns.take(more), found.shape[1])
     return found
 
@@ -405,21 +404,14 @@ def _batch_of_chunks(columns: ReplicaColumns, chunks: Floats) -> Floats:
 
 
 @np.errstate(under="ignore")
-def make_model(
-    columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE, width: int | None = None
-) -> Model:
+def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Model:
     """Return the model of each row: tau(B) = (c(B) + m) · (alpha + B·delta(c(B))) is the service
     time at batch B.
 
     share: the highest rate that is looked at, as a share of the service rate of a full batch.
-    width: the largest batch of these rows and of others that they are to stand beside (None: there
-    are none); there are chunks then.
     """
-    most = int(columns.max_batch.max()) if width is None else width
-    batch = np.arange(1, most + 1, dtype=np.float64)[None, :]
-    chunks = prefill_chunks(columns, width=most)
-    if chunks is None and width is not None:
-        chunks = np.ones((len(columns), width))
+    batch = np.arange(1, int(columns.max_batch.max()) + 1, dtype=np.float64)[None, :]
+    chunks = prefill_chunks(columns)
     rows = np.arange(len(columns))
     first = np.ones(len(columns)) if chunks is None else chunks[:, 0]
     delta = work_per_iteration(columns, first)
@@ -544,7 +536,7 @@ def make_chain(service_times: Floats, *, max_batch: Ints, max_queue: Floats) -> 
     are ignored.
     """
     rows, columns = service_times.shape
-    states = _states(columns + 1)
+    states = np.arange(columns + 1, dtype=np.float64)
     rates = states[1:] / service_times
     log_services = np.zeros((rows, columns + 1))
     np.cumsum(np.log(rates), axis=1, out=log_services[:, 1:])
@@ -553,11 +545,6 @@ def make_chain(service_times: Floats, *, max_batch: Ints, max_queue: Floats) -> 
     log_services[states[None, :] > max_batch[:, None]] = np.inf
     full = rates[np.arange(rows), max_batch - 1]
     return Chain(states, log_services, full, max_batch, max_queue, _kind(max_queue))
-
-
-@lru_cache(maxsize=64)
-def _states(count: int) -> Floats:
-    return np.arange(count, dtype=np.float64)
 
 
 def _kind(max_queue: Floats) -> QueueKind:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.optimizer.model import SHARED, Floats, Rows
+from loop.optimizer.model import Floats, Rows
 from loop.optimizer.model.queueing import ReplicaColumns, iteration_time
 from loop.optimizer.model.skewed import normal_share
 from loop.replacing import replace
@@ -117,8 +116,9 @@ class Tail:
 
     def take(self, rows: Rows) -> Tail:
         """Return the given rows."""
+        shared = {"states", "grid", "basis"}
         taken: dict[str, Any] = {}
-        for name in (field.name for field in fields(self) if field.name not in SHARED):
+        for name in (field.name for field in fields(self) if field.name not in shared):
             value = getattr(self, name)
             if isinstance(value, Sums):
                 parts = {each.name: getattr(value, each.name)[rows] for each in fields(value)}
@@ -214,10 +214,8 @@ def _lognormal(mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
 
 
 @np.errstate(under="ignore")
-def make_tail(columns: ReplicaColumns, *, width: int | None = None) -> Tail:
-    """Return what does not depend on the rate. width: the largest batch of these rows and of others
-    that they are to stand beside (None: there are none).
-    """
+def make_tail(columns: ReplicaColumns) -> Tail:
+    """Return what does not depend on the rate."""
     cv = columns.token_cv
     decodes = np.maximum(columns.out_tokens - 1.0, 0.0)
     spread = np.where(decodes > 0.0, cv * columns.out_tokens, 0.0)
@@ -234,10 +232,12 @@ def make_tail(columns: ReplicaColumns, *, width: int | None = None) -> Tail:
     lives = np.maximum(answers, 1.0)
     met, coming = _sums(columns, answers=answers, longer=longer, lives=lives)
     lone = 1.0 + np.exp(as_column(prompt_mu) + as_column(prompt_sigma) * LONE_NODES)
-    most = int(columns.max_batch.max()) if width is None else width
-    shared = _shared(most)
-    states = shared.states.astype(np.float64)
+    most = int(columns.max_batch.max())
+    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
     log_weights, full_time = _weights(columns, states, context, decodes + 1.0)
+    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
+    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
+    basis[0] = 0.0
     latencies = Latencies.of(columns)
     return Tail(
         columns=columns,
@@ -259,28 +259,10 @@ def make_tail(columns: ReplicaColumns, *, width: int | None = None) -> Tail:
         lone=_lone_times(columns, lone),
         log_weights=log_weights,
         full_time=full_time,
-        states=shared.states,
-        grid=shared.grid,
-        basis=shared.basis,
+        states=states.astype(np.float32),
+        grid=grid,
+        basis=np.cumsum(basis, axis=0).astype(np.float32),
     )
-
-
-class _Shared(NamedTuple):
-    """What belongs to all rows of a Tail."""
-
-    states: Singles
-    grid: Floats
-    basis: Singles
-
-
-@lru_cache(maxsize=64)
-def _shared(most: int) -> _Shared:
-    """Return what belongs to rows of batches of *most* at most."""
-    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
-    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
-    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
-    basis[0] = 0.0
-    return _Shared(states.astype(np.float32), grid, np.cumsum(basis, axis=0).astype(np.float32))
 
 
 def _sums(
