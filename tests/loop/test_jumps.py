@@ -181,3 +181,5 @@ def test_a_newer_window_has_more_of_the_jump_in_it() -> None:
         assert jump * rate_rpm == pytest.approx(1200.0)
         assert most * rate_rpm == pytest.approx(1200.0 * high(300.0))
     assert jumps.of_now(1250.0)[0] == 1.0
+    calm = after(*[seen(450.0, 150.0)] * 20)
+    assert calm.of_now(300.0) == (1.0, 1.0), "a load that falls has not jumped"

@@ -91,6 +91,9 @@ def test_a_jump_is_known_before_the_window_shows_it(times: float, told: float) -
     now = server_view(load=LOAD, running=round(100 * times), itl_ms=ITL_MS, ttft_ms=TTFT_MS)
     after = spread.with_sample(now, LOAD, window_s=WINDOW_S)
     assert after.jump == pytest.approx(told)
+    # Looks between samples see a window with more of the jump in it, and a fall is none.
+    assert after.of_now(1.1 * LOAD.rate_rpm) == pytest.approx(max(1.0, told / 1.1))
+    assert spread.of_now(0.5 * LOAD.rate_rpm) == 1.0
     assert after.without_sample().jump == 1.0
     for _ in range(5):
         after = after.with_sample(now, LOAD, window_s=WINDOW_S)

@@ -88,10 +88,11 @@ class Jumps:
         """Return jump and high of a window of *rate_rpm* that is newer than the last sample: it has
         more of the jump in it.
         """
-        if self.window is None or rate_rpm == self.window[1] or rate_rpm <= 0.0:
+        if self.window is None or self.high <= 1.0 or rate_rpm <= 0.0:
             return self.jump, self.high
         newer = self.window[1] / rate_rpm
-        return max(1.0, self.jump * newer), max(1.0, self.high * newer)
+        jump = max(1.0, self.jump * newer) if self.jump > 1.0 else 1.0
+        return jump, max(1.0, self.high * newer)
 
     def _by_window(self, load: Load, *, now_s: float) -> Jumps:
         """Return it where only the rate of the window is known: pods that have just begun, or gone,

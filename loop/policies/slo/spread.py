@@ -76,7 +76,7 @@ class Spread:
         """Return jump of a window of *rate_rpm* that is newer than the last sample: it has more of
         the jump in it.
         """
-        if rate_rpm == self.rate_rpm or rate_rpm <= 0.0:
+        if self.jump <= 1.0 or rate_rpm <= 0.0:
             return self.jump
         return max(1.0, self.jump * self.rate_rpm / rate_rpm)
 
