@@ -97,7 +97,7 @@ def test_a_load_that_jumped_far_is_no_burst_while_it_stays() -> None:
 @pytest.mark.parametrize(
     ("ready", "ahead_rpm"),
     [
-        pytest.param(10, 340.0, id="340 a minute beyond what pods can do, drained in one"),
+        pytest.param(10, 242.0, id="340 a minute beyond what pods can do, drained in 1.4"),
         pytest.param(2, 200.0, id="no more than these pods can do"),
         pytest.param(20, 0.0, id="pods that can do it all"),
         pytest.param(0, 0.0, id="nobody knows what none can do"),

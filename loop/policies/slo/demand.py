@@ -37,7 +37,7 @@ TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
 # takes less than was thought, and with one each a queue of slow answers stayed for forty minutes.
 TWICE = 2.0
 # Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
-AHEAD_IN = 0.5
+AHEAD_IN = 0.7
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.6
 
