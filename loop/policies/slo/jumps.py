@@ -88,11 +88,9 @@ class Jumps:
         """Return jump and high of a window of *rate_rpm* that is newer than the last sample: it has
         more of the jump in it.
         """
-        if self.window is None or self.high <= 1.0 or rate_rpm <= 0.0:
-            return self.jump, self.high
-        newer = self.window[1] / rate_rpm
-        jump = max(1.0, self.jump * newer) if self.jump > 1.0 else 1.0
-        return jump, max(1.0, self.high * newer)
+        before_rpm = rate_rpm if self.window is None else self.window[1]
+        jump, high = (of_newer(times, before_rpm, rate_rpm) for times in (self.jump, self.high))
+        return jump, high
 
     def _by_window(self, load: Load, *, now_s: float) -> Jumps:
         """Return it where only the rate of the window is known: pods that have just begun, or gone,
@@ -118,3 +116,13 @@ class Jumps:
             return 1.0
         least = max(JUMP_MIN, 1.0 + SURPRISE * math.sqrt(max(usual, 1.0) * chance))
         return min(times, JUMP_MAX) if times >= least else 1.0
+
+
+def of_newer(times: float, before_rpm: float, rate_rpm: float) -> float:
+    """Return how many times a window of *rate_rpm* a load is that was so many *times* the one of
+    *before_rpm*: the newer one has more of a jump in it, and what has not jumped (1) has not by a
+    fall.
+    """
+    if times <= 1.0 or rate_rpm <= 0.0:
+        return times
+    return max(1.0, times * (before_rpm / rate_rpm))

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loop.policies.slo.jumps import of_newer
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ class Spread:
         """Return jump of a window of *rate_rpm* that is newer than the last sample: it has more of
         the jump in it.
         """
-        if self.jump <= 1.0 or rate_rpm <= 0.0:
-            return self.jump
-        return max(1.0, self.jump * self.rate_rpm / rate_rpm)
+        return of_newer(self.jump, self.rate_rpm, rate_rpm)
 
     def _jump(self, seen: float, meant: float) -> float:
         """Return how many times the load of the window that of now is, if it has jumped; else 1."""
