@@ -24,6 +24,8 @@ BORN_FACTOR, BORN_RPS = 3.0, 10.0
 # A counter that falls alone, beside so many others that grow, for so many scrapes at most, is not
 # of another process.
 OTHERS_MIN, DIP_SCRAPES_MAX = 3, 2
+# Sums of times grow by what was measured, which is less than nothing if a clock is set back.
+TIMES = ("ttft_s", "steps_s", "per_token_s")
 # An engine that generates so evenly does not stop for the time between two scrapes.
 REPEAT_SCRAPES_MIN, STEADY_PART = 4, 0.5
 # Of the time at which one process began, as it is told again and again: by whole seconds, as the
@@ -49,7 +51,8 @@ def by_turns(port: Process, *, speed: float = 1.0) -> list[Process]:
     once. Pages that all say the same birth are of one. Of a twin *speed* seconds pass in one of the
     scrapes.
     """
-    process = _with_steady_births(_without_repeat(_with_lone_dips_mended(port)))
+    mended = _without_times_that_fell(_with_lone_dips_mended(port))
+    process = _with_steady_births(_without_repeat(mended))
     if _of_one_birth(process):
         return [_in_order(process)]
     if _one_after_the_other(process):
@@ -93,6 +96,30 @@ def _with_lone_dips_mended(process: Process) -> Process:
     points = _without_dips(columns[fallen[0]])
     of = {**process.by_quantity[quantity], labels: points}
     return process._replace(by_quantity={**process.by_quantity, quantity: of})
+
+
+def _without_times_that_fell(process: Process) -> Process:
+    """Return *process* without the sums of times that have fallen, if nothing else has: a clock was
+    set back, and what was measured by it is less than nothing. Of a histogram the count tells
+    whether a process has begun anew, and what the sum has grown by nobody knows.
+    """
+    fallen = {quantity for quantity in TIMES if _fell(process, quantity)}
+    others = [quantity for quantity in COUNTERS if quantity not in fallen]
+    if not fallen or any(_fell(process, quantity) for quantity in others):
+        return process
+    columns = [points for other in others for points in process.by_quantity.get(other, {}).values()]
+    if sum(points[-1][1] > points[0][1] for points in columns) <= OTHERS_MIN:
+        return process
+    kept = {name: of for name, of in process.by_quantity.items() if name not in fallen}
+    return process._replace(by_quantity=kept)
+
+
+def _fell(process: Process, quantity: str) -> bool:
+    return any(
+        now < before
+        for points in process.by_quantity.get(quantity, {}).values()
+        for (_, before), (_, now) in pairwise(points)
+    )
 
 
 def _without_dips(points: Points) -> Points:
@@ -205,12 +232,7 @@ def _one_after_the_other(process: Process) -> bool:
 
 
 def _falls(process: Process) -> bool:
-    return any(
-        now < before
-        for counter in COUNTERS
-        for points in process.by_quantity.get(counter, {}).values()
-        for (_, before), (_, now) in pairwise(points)
-    )
+    return any(_fell(process, counter) for counter in COUNTERS)
 
 
 def _in_order(process: Process) -> Process:

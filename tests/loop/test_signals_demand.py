@@ -1526,6 +1526,22 @@ def test_a_counter_that_falls_alone_and_stays_there_begins_anew() -> None:
     assert rate_rpm(told_of({"a": [first, *pages[1:]]}, pod("a"))) == pytest.approx(60.0, rel=0.3)
 
 
+@pytest.mark.parametrize("back_s", [[0.0, 0.0, 9.0, 9.0, 9.0], [0.0, 9.0, 18.0, 27.0, 36.0]])
+def test_a_sum_of_times_that_falls_alone_is_of_a_clock_that_was_set_back(
+    back_s: Sequence[float],
+) -> None:
+    """Its count has grown, so nothing has begun anew: the server was held as one that crashes again
+    and again. What TTFT is nobody knows then.
+    """
+    pages = [
+        Sample(one.t_s, {**one.told, "ttft_sum": 100.0 + 0.05 * one.t_s - back_s[k]})
+        for k, one in enumerate(steady(rps=1.0))
+    ]
+    found = seen({"a": pages}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+    assert (found.ttft_ms, found.itl_ms) == (None, pytest.approx(10.0))
+
+
 def test_a_page_out_of_order_is_left_out_where_all_say_the_same_birth() -> None:
     """It is not of another process, whose birth would be another one."""
     pages = dipped(worker_pages("AAAAA", births=STARTED), "", lambda n: 0.97 * n)
