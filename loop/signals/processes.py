@@ -25,6 +25,7 @@ Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order
 OF_A_SERIES = frozenset(
     {"finished_reason", "reason", "model_name", "model", "le", "quantile"}
     | {"is_streaming", "cache_source", "priority"}  # SGLang
+    | {"pid"}  # of who wrote a gauge that several processes of one server write
     | {"response_metric_type"}  # Triton
 )
 CONTAINER = "container"

@@ -759,11 +759,14 @@ def test_ranks_that_each_count_the_requests_of_all_count_once(
     assert seen_there.running == running
 
 
+@pytest.mark.parametrize("pids", [(), ("waiting",), ("running", "waiting", "kv_usage")])
 @pytest.mark.parametrize("tensor_ranks", [1, 2])
 def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
-    tensor_ranks: int,
+    tensor_ranks: int, pids: tuple[str, ...]
 ) -> None:
-    """SGLang's scheduler labels its gauges with its ranks, its counters have none."""
+    """SGLang's scheduler labels its gauges with its ranks, its counters have none. Some gauges have
+    the id of its process, too: each rank of tensors was a batch of its own then.
+    """
     steadily = steady(rps=1.0)
     gauges = ("running", "waiting", "kv_usage")
     counters = [
@@ -778,9 +781,12 @@ def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
             ranks = dict.fromkeys(("tp_rank", "attn_cp_rank"), str(tensor_rank))
             ranks |= {"dp_rank": str(data_rank), "pp_rank": "0"}
             told = {"running": 7.0, "waiting": 3.0, "kv_usage": 0.4}
-            series += series_of(
-                [Sample(one.t_s, told) for one in steadily], labels={**page, **ranks}
-            )
+            for gauge, value in told.items():
+                pid = {"pid": f"9{data_rank}{tensor_rank}"} if gauge in pids else {}
+                series += series_of(
+                    [Sample(one.t_s, {gauge: value}) for one in steadily],
+                    labels={**page, **ranks, **pid},
+                )
     found = told_of({"a": series}, pod("a"))
     assert rate_rpm(found) == pytest.approx(60.0)
     (seen_there,) = found.pods.values()
