@@ -214,7 +214,7 @@ class WrittenLines(FileOfLines):
     def __init__(self, path: Path) -> None:
         super().__init__(path, mode="rb")
         for number, text in enumerate(self._file, start=1):
-            line = parse_json(text.decode(), source=f"{path.name}: cycle {number}")
+            line = parse_json(text.decode(), source=f"{path}: cycle {number}")
             add_desired(self.desired, line)
             self.failed += bool(line["error"])
             self._begins.append(self._begins[-1] + len(text.rstrip(b"\n")) + 1)

@@ -41,7 +41,7 @@ def read_rates(path: Path, *, repeat: bool = True) -> dict[str, Rates]:
             )
         own.append(figures)
     if not rows:
-        raise SpecError(f"{path.name}: expected rows of {', '.join(COLUMNS)}, found none")
+        raise SpecError(f"{path}: expected rows of {', '.join(COLUMNS)}, found none")
     return {server: _made(server, own, path=path, repeat=repeat) for server, own in rows.items()}
 
 
@@ -64,7 +64,7 @@ def write_rates(path: Path, rates: Mapping[str, Rates]) -> None:
 
 def _made(server: str, rows: list[Figures], *, path: Path, repeat: bool) -> Rates:
     if len(rows) < 2:
-        raise SpecError(f"{path.name}: expected at least two rows of {server}, found one")
+        raise SpecError(f"{path}: expected at least two rows of {server}, found one")
     times_s, rates_rpm, in_tokens, out_tokens = np.array(rows).T
     before_s, last_s = next(pairwise(times_s[-2:].tolist()))
     return Rates(
@@ -92,17 +92,17 @@ def _rows(path: Path) -> Iterator[tuple[str, str, Figures]]:
     try:
         yield from _told(csv.DictReader(io.StringIO(text, newline="")), path)
     except csv.Error as error:
-        raise SpecError(f"{path.name}: expected CSV, found {error}") from None
+        raise SpecError(f"{path}: expected CSV, found {error}") from None
 
 
 def _told(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[str, str, Figures]]:
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise SpecError(
-            f"{path.name}: line 1: expected the columns {', '.join(COLUMNS)}, found no {missing[0]}"
+            f"{path}: line 1: expected the columns {', '.join(COLUMNS)}, found no {missing[0]}"
         )
     for row in reader:
-        place = f"{path.name}: line {reader.line_num}"
+        place = f"{path}: line {reader.line_num}"
         if not row["server"]:
             raise SpecError(f"{place}: server: expected a name, found nothing")
         figures = tuple(_figure(row[name], place=place, name=name) for name in COLUMNS[1:])

@@ -49,11 +49,11 @@ def read_recording(path: Path) -> list[Line]:
     """
     lines = list(read_cycles(path))
     for number, line in enumerate(lines, start=1):
-        _check_decided(line, f"{path.name}: cycle {number}")
+        _check_decided(line, f"{path}: cycle {number}")
     for number, (before, line) in enumerate(pairwise(lines), start=2):
         if line["t_s"] < before["t_s"]:
             raise SpecError(
-                f"{path.name}: cycle {number}: expected a time after that of the cycle before "
+                f"{path}: cycle {number}: expected a time after that of the cycle before "
                 f"({before['t_s']:g} s), found {line['t_s']:g} s: replay one run at a time"
             )
     return lines
@@ -97,12 +97,12 @@ def read_cycles(path: Path) -> Iterator[Line]:
         return
     whole = chain([first], lines)
     if isinstance(first, dict) and is_go_record(first):
-        yield from from_go(whole, source=path.name)
+        yield from from_go(whole, source=str(path))
         return
     for number, line in enumerate(whole, start=1):
         if not isinstance(line, dict) or "t_s" not in line:
             raise SpecError(
-                f"{path.name}: cycle {number}: expected the record of a cycle, found "
+                f"{path}: cycle {number}: expected the record of a cycle, found "
                 f"{json.dumps(line, ensure_ascii=False, separators=(',', ':'))[:60]!r}"
             )
         yield line
@@ -114,7 +114,7 @@ def _parsed(path: Path) -> Iterator[Any]:
             for number, text in enumerate(file, start=1):
                 if number > 1 and not text.endswith("\n") and not _is_json(text):
                     return
-                yield parse_json(text, source=f"{path.name}: cycle {number}")
+                yield parse_json(text, source=f"{path}: cycle {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path}: expected a readable text file, found {unreadable(error)}"

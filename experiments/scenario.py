@@ -87,7 +87,7 @@ def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scen
         raise SpecError(
             f"{path}: expected a text file in UTF-8, found {unreadable(error)}"
         ) from None
-    return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
+    return parse_scenario(text, name=path.stem, source=str(path), base=path.parent)
 
 
 def scenario_path(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Path:

@@ -23,7 +23,7 @@ def build_cluster_spec(
     server or a file is wrong.
     """
     if not system.servers:
-        raise SpecError(f"{SERVERS}: expected at least one server in {directory}, found none")
+        raise SpecError(f"{directory / SERVERS}: expected at least one server, found none")
     spec, notes = read_cluster_spec(
         directory,
         accelerators=system.accelerators,

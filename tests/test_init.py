@@ -94,7 +94,7 @@ def test_models_with_a_comma_between_them_are_told_how_to_be_written(
         ("--vllm", "new", "vllm: expected a version such as 0.15, found 'new'"),
         ("--tokens", "100", "tokens: expected a number > 0"),
         ("--config", "lama", "config: expected a file, or one of"),
-        ("--config", "nowhere.json", "expected a file in ., found none"),
+        ("--config", "nowhere.json", "nowhere.json: expected a file, found none"),
     ],
 )
 def test_what_cannot_be_is_told_and_nothing_is_written(
@@ -197,7 +197,7 @@ def test_where_a_fit_cannot_go_is_told_before_it_begins(tmp_path: Path, capsys: 
     assert said.endswith("accelerator: expected one of H100, found 'H10'; did you mean H100?\n")
     (mine / "model-data.json").unlink()
     assert main([*words, "--write", str(mine), "--accelerator", "H100"]) == 2
-    assert "model-data.json: expected a file in" in capsys.readouterr().err
+    assert "model-data.json: expected a file, found none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

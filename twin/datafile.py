@@ -244,12 +244,12 @@ def read_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SpecError(f"{path.name}: expected a file in {path.parent}, found none") from None
+        raise SpecError(f"{path}: expected a file, found none") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path}: expected a text file in UTF-8, found {unreadable(error)}"
         ) from None
-    return parse_json(text, source=path.name)
+    return parse_json(text, source=str(path))
 
 
 def parse_json(text: str, *, source: str) -> Any:
@@ -305,7 +305,7 @@ def _repeated(keys: Sequence[str]) -> str:
 
 def read_entry(path: Path) -> Entry:
     """Return the one object of the JSON file *path*."""
-    return Entry(read_json(path), source=path.name)
+    return Entry(read_json(path), source=str(path))
 
 
 def _bounds(*, at_least: float | None, above: float | None, at_most: float | None) -> str:

@@ -77,7 +77,7 @@ def read_cluster_spec(
         servers=tuple(layer.servers.values()),
         world=layer.world,
     )
-    _check(spec)
+    _check(spec, directory)
     return spec, (*notes, *_unlimited_kv_cache(spec), *_over_capacity(spec))
 
 
@@ -262,16 +262,16 @@ def _delay(row: Entry, key: str, delay: Delay) -> Delay:
     )
 
 
-def _check(spec: ClusterSpec) -> None:
+def _check(spec: ClusterSpec, directory: Path) -> None:
     for (model, accelerator), engine in spec.engines.items():
         if engine.latency_model.alpha_ms + engine.latency_model.beta_ms <= 0:
             raise SpecError(
-                f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found "
-                f"{engine.latency_model}"
+                f"{directory}: {model} on {accelerator}: perfParms: expected alpha + beta > 0, "
+                "found 0"
             )
         if engine.kv_tokens is not None and engine.kv_tokens < engine.block_size:
             raise SpecError(
-                f"{model} on {accelerator}: kvTokens: expected at least one block of "
+                f"{directory}: {model} on {accelerator}: kvTokens: expected at least one block of "
                 f"{engine.block_size} tokens, found {engine.kv_tokens}"
             )
     for server in spec.servers:
@@ -281,7 +281,7 @@ def _check(spec: ClusterSpec) -> None:
                 ", ".join(name for model, name in spec.engines if model == server.model) or "none"
             )
             raise SpecError(
-                f"server {server.name!r}: currentAlloc.accelerator: expected one that "
+                f"{directory}: server {server.name!r}: currentAlloc.accelerator: expected one that "
                 f"{server.model} has data for "
                 f"({known}), found {accelerator!r}"
             )

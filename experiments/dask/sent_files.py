@@ -117,7 +117,7 @@ def _scenario_place(config: RunConfig) -> str:
 def _scenario_files(config: RunConfig, place: str) -> dict[str, bytes]:
     """Return the scenario, and the files that its loads name, which then lie beside it."""
     path = scenario_path(config.scenario)
-    document = parse_yaml(path.read_text(encoding="utf-8-sig"), source=path.name)
+    document = parse_yaml(path.read_text(encoding="utf-8-sig"), source=str(path))
     found = {}
     for row in _of(document, "load") or ():
         for trace in filter(None, (_of(row, "trace"), _of(row, "rates"))):

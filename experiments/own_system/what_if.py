@@ -163,7 +163,7 @@ def scaled_scenario(scenario: str, factor: float) -> str:
     """
     read_scenario(scenario)  # says what is wrong with it
     path = scenario_path(scenario)
-    document: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8-sig"), source=path.name)
+    document: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8-sig"), source=str(path))
     rules = list(document.get("load") or [])
     for rule in rules:
         for key in ("trace", "rates"):

@@ -133,7 +133,7 @@ def _recorded(paths: Sequence[Path], *, speed: float) -> dict[str, list[Seen]]:
     for path in paths:
         try:
             with path.open(encoding="utf-8-sig") as lines:
-                found = seen_in_records(lines, source=path.name, speed=speed)
+                found = seen_in_records(lines, source=str(path), speed=speed)
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
                 f"{path}: expected the records of a loop, found {unreadable(error)}"

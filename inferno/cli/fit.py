@@ -222,7 +222,7 @@ def write_row(
     check_directory(options)
     path = options.write / "model-data.json"
     document: dict[str, Any] = read_json(path)
-    models = read(ModelData, document, source=path.name, level="files").models
+    models = read(ModelData, document, source=str(path), level="files").models
     pairs = [(row.name, row.acc) for row in models]
     key = next(key for key in document if key.lower() == "models")
     rows = document[key]
@@ -256,7 +256,7 @@ def check_directory(options: Namespace) -> None:
 
     directory: Path = options.write
     file = directory / "accelerator-data.json"
-    known = read(AcceleratorData, read_json(file), source=file.name, level="files")
+    known = read(AcceleratorData, read_json(file), source=str(file), level="files")
     names = [row.name for row in known.accelerators]
     if options.accelerator not in names:
         raise SpecError(
@@ -264,7 +264,7 @@ def check_directory(options: Namespace) -> None:
             f"{options.accelerator[:60]!r}{did_you_mean(options.accelerator, names)}"
         )
     path = directory / "model-data.json"
-    read(ModelData, read_json(path), source=path.name, level="files")
+    read(ModelData, read_json(path), source=str(path), level="files")
 
 
 def document_text(document: Mapping[str, Any], key: str) -> str:

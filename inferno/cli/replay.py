@@ -70,22 +70,21 @@ def _run(options: Namespace) -> int:
     recorded = options_recorded(lines, policy=policy.name)
     if taken := {name: value for name, value in recorded.items() if name not in given}:
         told = ", ".join(f"{name}={value}" for name, value in taken.items())
-        told = f"{path.name}: {policy.name} was run with {told}"
+        told = f"{path}: {policy.name} was run with {told}"
         try:
             policy = make_policy(options.policy, **taken, **given)
             notes.append(f"{told}: so it is here")
         except SpecError as error:
             notes.append(f"{told}, and is run here without: {error}")
     data = read_system(_data(options, path), warn=notes.append)
-    cycles = list(replayed(lines, policy, data, source=path.name))
+    cycles = list(replayed(lines, policy, data, source=str(path)))
     if not cycles:
         raise SpecError(f"{path}: expected cycles in which servers were seen, found none")
     if len(cycles) < len(lines):
         notes.append(
-            f"{path.name}: cycles in which no server was seen are left out: "
-            f"{len(lines) - len(cycles)}"
+            f"{path}: cycles in which no server was seen are left out: {len(lines) - len(cycles)}"
         )
-    notes += _not_told(cycles, source=path.name)
+    notes += _not_told(cycles, source=str(path))
     print_notes(notes, quiet=options.quiet)
     if not options.quiet:
         _print(cycles, policy=options.policy)

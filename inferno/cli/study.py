@@ -70,11 +70,11 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
     rows = document.get("parts") if isinstance(document, Mapping) else None
     if not isinstance(rows, list) or not rows:
         raise SpecError(f"{path}: expected parts: a list of them, found {str(document)[:60]!r}")
-    found = [_part(row, f"{path.name}: part {number}") for number, row in enumerate(rows, 1)]
+    found = [_part(row, f"{path}: part {number}") for number, row in enumerate(rows, 1)]
     names = [name for name, _, _ in found]
     for name in names:
         if names.count(name) > 1:
-            raise SpecError(f"{path.name}: expected every name once, found {name} twice")
+            raise SpecError(f"{path}: expected every name once, found {name} twice")
     return found
 
 

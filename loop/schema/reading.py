@@ -87,7 +87,7 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         if optional and not (directory / name).exists():
             return model()
         obj = read_json(directory / name)
-        return read(model, obj, source=name, level="files", warn=unknown.append)
+        return read(model, obj, source=str(directory / name), level="files", warn=unknown.append)
 
     spec = SystemSpec(
         accelerator_data=file(ACCELERATORS, models.AcceleratorData),
@@ -98,11 +98,11 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         server_data=file(SERVERS, models.ServerData, optional=True),
     )
     files = {
-        "acceleratorData": _Part(ACCELERATORS, spec.accelerator_data),
-        "modelData": _Part(MODELS, spec.model_data),
-        "serviceClassData": _Part(CLASSES, spec.service_class_data),
-        "capacityData": _Part(CAPACITY, spec.capacity_data),
-        "serverData": _Part(SERVERS, spec.server_data),
+        "acceleratorData": _Part(str(directory / ACCELERATORS), spec.accelerator_data),
+        "modelData": _Part(str(directory / MODELS), spec.model_data),
+        "serviceClassData": _Part(str(directory / CLASSES), spec.service_class_data),
+        "capacityData": _Part(str(directory / CAPACITY), spec.capacity_data),
+        "serverData": _Part(str(directory / SERVERS), spec.server_data),
     }
     data = _checked(spec, files.__getitem__)
     whole = with_twin_data(data, directory / TWIN)
@@ -115,10 +115,10 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
 def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:
     """Read capacity-data.json of *directory*: GPUs per accelerator type."""
     _require_directory(directory)
-    obj = read_json(directory / CAPACITY)
-    data = read(models.CapacityData, obj, source=CAPACITY, level="files", warn=warn)
+    file = directory / CAPACITY
+    data = read(models.CapacityData, read_json(file), source=str(file), level="files", warn=warn)
     _require_once(
-        _Part(CAPACITY, data), "count", names=[row.type for row in data.count], field="type"
+        _Part(str(file), data), "count", names=[row.type for row in data.count], field="type"
     )
     return {row.type: row.count for row in data.count}
 

@@ -60,7 +60,7 @@ def with_twin_data(data: SystemData, path: Path) -> SystemData:
     """
     if not path.exists():
         return data
-    known = read(TwinData, read_json(path), source=path.name)
+    known = read(TwinData, read_json(path), source=str(path))
     kv_tokens = {
         (row.model, row.acc): row.kv_tokens for row in known.engines if row.kv_tokens is not None
     }

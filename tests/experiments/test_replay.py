@@ -81,7 +81,7 @@ def test_cycles_that_saw_nothing_are_left_out_aloud(run: Path, capsys: Capture) 
     path.write_text("\n".join([failed, *others]))
     assert main(["replay", str(path), "--data", str(SMALL)]) == 0
     said = capsys.readouterr()
-    assert "note: gap.jsonl: cycles in which no server was seen are left out: 1" in said.err
+    assert "gap.jsonl: cycles in which no server was seen are left out: 1" in said.err
     assert len(said.out.splitlines()) == 1 + len(others) + 1
 
 
@@ -193,7 +193,7 @@ def test_a_recording_tells_the_options_of_its_policy_and_they_count(
         assert main(words) == 0
         (line,) = (json.loads(text) for text in out.read_text().splitlines())
         found[options] = line["policyOptions"], capsys.readouterr().err
-    note = "note: cycles.jsonl: slo was run with headroom=0.9: so it is here\n"
+    note = f"note: {path}: slo was run with headroom=0.9: so it is here\n"
     assert found[()] == ({"headroom": 0.9}, note)
     assert found["--set", "headroom=0"][0] == ({"headroom": 0} if DEFAULTS.headroom else {})
     assert note not in found["--set", "headroom=0"][1] + found["--policy", "hpa"][1]

@@ -50,12 +50,12 @@ def test_the_last_good_data_stay_when_a_file_goes_bad(dynamic: bool, tmp_path: P
     """A ConfigMap with a typing error must not stop a running loop, nor go unseen."""
     data = DataSource(write(tmp_path), dynamic=dynamic)
     good = data.load().system
-    (tmp_path / "capacity-data.json").write_text('{"count": [{"type": "H100", "count": -1}]}')
+    file = tmp_path / "capacity-data.json"
+    file.write_text('{"count": [{"type": "H100", "count": -1}]}')
     reading = data.load()
     assert reading.system == good
     assert (
-        reading.error
-        == "capacity-data.json: count[0] 'H100': count: expected a whole number >= 0, found -1"
+        reading.error == f"{file}: count[0] 'H100': count: expected a whole number >= 0, found -1"
     )
     assert data.load().error == reading.error, "it is as bad as it was"
     change(tmp_path, gpus=5)
@@ -69,10 +69,11 @@ def test_a_bad_static_file_does_not_hide_a_change_of_capacity(tmp_path: Path) ->
     data = DataSource(write(tmp_path), dynamic=True)
     data.load()
     change(tmp_path, gpus=2)
-    (tmp_path / "model-data.json").unlink()
+    file = tmp_path / "model-data.json"
+    file.unlink()
     reading = data.load()
     assert reading.system.capacity == {"H100": 2}
-    assert reading.error.startswith("model-data.json: expected a file")
+    assert reading.error == f"{file}: expected a file, found none"
 
 
 def test_a_warning_is_told_when_it_is_new(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_a_warning_is_told_when_it_is_new(tmp_path: Path) -> None:
     objects = files()
     objects["capacity-data.json"]["note"] = "by hand"
     data = DataSource(write(tmp_path, objects), dynamic=True)
-    line = "capacity-data.json: unknown key 'note' is not used"
+    line = f"{tmp_path / 'capacity-data.json'}: unknown key 'note' is not used"
     assert data.load().warnings == (line,)
     assert data.load().warnings == ()
     change(tmp_path)

@@ -84,11 +84,10 @@ def test_older_variation_figures_are_told_not_to_count(tmp_path: Path) -> None:
     """They changed nothing in the older optimizer either, but a user may think that they do."""
     warnings: list[str] = []
     read_system(write(tmp_path, older()), warn=warnings.append)
+    place = f"{tmp_path / 'server-data.json'}: servers[0] 'a'"
     assert [line for line in warnings if "COV" in line] == [
-        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.arrivalCOV' is not used "
-        "(and in 1 more)",
-        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.serviceCOV' is not used "
-        "(and in 1 more)",
+        f"{place}: unknown key 'currentAlloc.load.arrivalCOV' is not used (and in 1 more)",
+        f"{place}: unknown key 'currentAlloc.load.serviceCOV' is not used (and in 1 more)",
     ]
 
 
@@ -110,7 +109,8 @@ def test_flat_rows_that_disagree_are_refused(
     objects["serviceclass-data.json"]["serviceClasses"] = [*FLAT, row]
     with pytest.raises(SpecError) as error:
         read_system(write(tmp_path, objects))
-    assert str(error.value) == f"serviceclass-data.json: serviceClasses[3] 'Premium': {line}"
+    place = f"{tmp_path / 'serviceclass-data.json'}: serviceClasses[3] 'Premium'"
+    assert str(error.value) == f"{place}: {line}"
 
 
 def _systems(shared: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -173,7 +173,7 @@ def test_malformed_json_names_the_file_and_the_line(tmp_path: Path) -> None:
     path.write_text('{\n  "models": [\n    {"name": "a"}\n    {"name": "b"}\n  ]\n}\n')
     with pytest.raises(SpecError) as error:
         read_json(path)
-    assert line_of(error).startswith("model-data.json: line 4: expected JSON, found ")
+    assert line_of(error).startswith(f"{path}: line 4: expected JSON, found ")
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "nothing"])
@@ -191,9 +191,10 @@ def test_a_key_given_twice_is_refused() -> None:
 
 def test_a_missing_file_is_named_with_its_folder(tmp_path: Path) -> None:
     """The usual cause is a wrong --data."""
+    path = tmp_path / "capacity-data.json"
     with pytest.raises(SpecError) as error:
-        read_entry(tmp_path / "capacity-data.json")
-    assert line_of(error) == f"capacity-data.json: expected a file in {tmp_path}, found none"
+        read_entry(path)
+    assert line_of(error) == f"{path}: expected a file, found none"
 
 
 def test_what_is_no_text_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_file_that_holds_no_object_is_refused(tmp_path: Path) -> None:
     path.write_text("[1, 2]")
     with pytest.raises(SpecError) as error:
         read_entry(path)
-    assert line_of(error) == "a.json: expected an object {…}, found [1, 2]"
+    assert line_of(error) == f"{path}: expected an object {{…}}, found [1, 2]"
 
 
 def test_a_list_of_words_may_be_one_word_or_absent() -> None:

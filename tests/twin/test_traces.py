@@ -223,7 +223,7 @@ def test_a_bad_trace_is_one_line_that_names_file_and_line(tmp_path: Path, text: 
     """A trace of a million rows is mended by its line number."""
     with pytest.raises(SpecError) as caught:
         read_trace(write(tmp_path, text))
-    assert str(caught.value).startswith("trace.csv: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'trace.csv'}: ")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -234,7 +234,7 @@ def test_a_wrong_twin_file_is_refused_with_one_line(case: str, tmp_path: Path) -
     obj, line = WRONG[case]
     with pytest.raises(SpecError) as error:
         build(tmp_path, obj)
-    assert str(error.value) == f"twin-data.json: {line}"
+    assert str(error.value) == f"{tmp_path / 'twin-data.json'}: {line}"
 
 
 def test_unknown_keys_are_told(tmp_path: Path) -> None:
@@ -242,9 +242,10 @@ def test_unknown_keys_are_told(tmp_path: Path) -> None:
     _, notes = build(
         tmp_path, {"engines": [{**ROW, "kvTokens": 4096, "kvBlocks": 9}], "world": {"scrape": 5}}
     )
+    file = tmp_path / "twin-data.json"
     assert notes == (
-        "twin-data.json: engines[0] 'small on H100': unknown key 'kvBlocks' is not used",
-        "twin-data.json: unknown key 'world.scrape' is not used",
+        f"{file}: engines[0] 'small on H100': unknown key 'kvBlocks' is not used",
+        f"{file}: unknown key 'world.scrape' is not used",
     )
 
 
@@ -259,8 +260,8 @@ def test_pods_need_a_latency_model_for_their_accelerator(tmp_path: Path) -> None
     with pytest.raises(SpecError) as error:
         build(tmp_path, servers=[replace(SERVER, model="large")])
     assert str(error.value) == (
-        "server 'a': currentAlloc.accelerator: expected one that large has data for (none), found "
-        "'H100'"
+        f"{tmp_path}: server 'a': currentAlloc.accelerator: expected one that large has data for "
+        "(none), found 'H100'"
     )
 
 

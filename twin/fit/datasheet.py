@@ -263,7 +263,7 @@ def _weak(
 def read_accelerators(path: Path) -> dict[str, Accelerator]:
     """Return the table of data sheets at *path*, by name."""
     document = read_json(path)
-    entry = Entry(document, source=path.name)
+    entry = Entry(document, source=str(path))
     entry.ignore("notes")
     found = {}
     for row in entry.children("accelerators"):

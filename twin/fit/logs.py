@@ -61,13 +61,13 @@ def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestR
     """
     text = read_log_text(path)
     if text.lstrip()[:1] in ("{", "["):
-        return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
-    guidellm = rows_of(text, source=path.name)
+        return [_in_seconds(rows) for rows in _json_logs(text, source=str(path))]
+    guidellm = rows_of(text, source=str(path))
     if guidellm is not None:
-        return [_in_seconds(read_row(row, source=path.name)) for row in guidellm]
+        return [_in_seconds(read_row(row, source=str(path))) for row in guidellm]
     if is_table(text):
-        return [_in_seconds(read_table(text, source=path.name), told="in milliseconds")]
-    rows = parse_request_rows(text, source=path.name)
+        return [_in_seconds(read_table(text, source=str(path)), told="in milliseconds")]
+    rows = parse_request_rows(text, source=str(path))
     if time_unit is None:
         return [_in_seconds(rows)]
     rows = _scaled(rows, UNITS[time_unit])

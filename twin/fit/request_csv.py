@@ -129,7 +129,7 @@ def read_log_text(path: Path) -> str:
             f"{path}: expected a request log (text in UTF-8), found {unreadable(error)}"
         ) from None
     if not text.strip():
-        raise SpecError(f"{path.name}: expected a request log, found an empty file")
+        raise SpecError(f"{path}: expected a request log, found an empty file")
     return text
 
 

@@ -151,8 +151,8 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
     try:
         value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(f"{path.name}: expected YAML or JSON, found {unreadable(error)}") from None
-    return parse_faults(value, source=path.name)
+        raise SpecError(f"{path}: expected YAML or JSON, found {unreadable(error)}") from None
+    return parse_faults(value, source=str(path))
 
 
 def parse_faults(value: Any, *, source: str) -> tuple[Fault, ...]:

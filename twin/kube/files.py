@@ -38,7 +38,7 @@ def read_manifests(path: Path) -> tuple[tuple[str, Json], ...]:
         else sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
     )
     found = [
-        (file.name, obj)
+        (str(file), obj)
         for file in files
         for obj in _objects(file)
         if obj.get("kind") != "Kustomization"
@@ -77,12 +77,12 @@ def _objects(file: Path) -> Iterator[Json]:
     try:
         documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=ManifestLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(f"{file.name}: expected YAML, found {unreadable(error)}") from None
+        raise SpecError(f"{file}: expected YAML, found {unreadable(error)}") from None
     for document in documents:
         if document is None:
             continue
         if not isinstance(document, dict):
-            raise SpecError(f"{file.name}: expected an object, found {str(document)[:60]!r}")
+            raise SpecError(f"{file}: expected an object, found {str(document)[:60]!r}")
         yield from document["items"] if document.get("kind") == "List" else [document]
 
 
@@ -93,8 +93,8 @@ def read_token_file(path: Path) -> Mapping[str, Identity]:
     try:
         value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(f"{path.name}: expected YAML or JSON, found {unreadable(error)}") from None
-    file = Entry(value, source=path.name)
+        raise SpecError(f"{path}: expected YAML or JSON, found {unreadable(error)}") from None
+    file = Entry(value, source=str(path))
     tokens = read_tokens(file)
     for line in file.warnings():
         # A rule that is not understood must not pass for one that is.

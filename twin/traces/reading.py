@@ -65,7 +65,7 @@ def read_trace(
     remain; also for JSON lines whose times may be in seconds or in milliseconds.
     """
     path = Path(path)
-    kind = None if trace_format is None else format_of(trace_format, source=path.name)
+    kind = None if trace_format is None else format_of(trace_format, source=str(path))
     if callable(kind):
         return _own_trace(path, kind, model=model, unit=unit, spread=spread)
     first = _first_line(path)
@@ -78,17 +78,17 @@ def read_trace(
         try:
             with _opened(path) as text:
                 if form.lines:
-                    rows = read_json_rows(path.name, text, form)
+                    rows = read_json_rows(str(path), text, form)
                 else:
-                    rows = read_csv_rows(path.name, text, form, delimiter=delimiter_of(first))
+                    rows = read_csv_rows(str(path), text, form, delimiter=delimiter_of(first))
         except UNREADABLE as error:
             raise _unreadable(path, error) from None
     is_guess = isinstance(kind, str) and unit is None and _is_guess(rows, form)
-    told = [*_zones_note(path.name, rows), *_to_seconds(path.name, rows, form, unit)]
+    told = [*_zones_note(path, rows), *_to_seconds(path, rows, form, unit)]
     if model is not None:
-        rows = _of_model(path.name, rows, model)
+        rows = _of_model(path, rows, model)
     trace = make_trace(
-        path.name,
+        str(path),
         rows,
         spread=spread,
         block_tokens=form.block_tokens,
@@ -107,7 +107,7 @@ def _own_trace(
 ) -> Trace:
     """Return the trace that a *reader* of somebody else makes of the file, if it makes sense."""
     if unit is not None:
-        raise SpecError(f"{path.name}: unit: expected none (its reader gives seconds)")
+        raise SpecError(f"{path}: unit: expected none (its reader gives seconds)")
     try:
         rows = reader(path)
         checked = _checked(rows.times_s, rows.prompt_tokens, rows.output_tokens)
@@ -116,7 +116,7 @@ def _own_trace(
     except Exception as error:
         # Whatever the code of somebody else raises is said as one line, as bad input is.
         raise SpecError(
-            f"{path.name}: its reader {name_of(reader)} failed: {type(error).__name__}: "
+            f"{path}: its reader {name_of(reader)} failed: {type(error).__name__}: "
             f"{unreadable(error)}"
         ) from error
     lengths = {len(rows.times_s), len(rows.prompt_tokens), len(rows.output_tokens)}
@@ -124,15 +124,15 @@ def _own_trace(
         lengths.add(len(rows.models))
     if checked is None or len(lengths) > 1:
         raise SpecError(
-            f"{path.name}: expected of its reader as many times [s] as tokens (whole numbers from "
+            f"{path}: expected of its reader as many times [s] as tokens (whole numbers from "
             f"0 to {TOKENS_MAX:,}), found columns of {sorted(lengths)} rows"
         )
     times_s, prompts, outputs = checked
     # Copies: making a trace uses its rows up.
     rows = replace(rows, times_s=times_s.copy(), prompt_tokens=prompts, output_tokens=outputs)
     if model is not None:
-        rows = _of_model(path.name, rows, model)
-    return make_trace(path.name, rows, spread=spread)
+        rows = _of_model(path, rows, model)
+    return make_trace(str(path), rows, spread=spread)
 
 
 def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread: Spread) -> Trace:
@@ -140,20 +140,18 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
     after the other, and requests that failed are left out.
     """
     if model is not None:
-        raise SpecError(f"{path.name}: model: expected none (a log tells no models)")
+        raise SpecError(f"{path}: model: expected none (a log tells no models)")
     if unit == "date":
-        raise SpecError(f"{path.name}: unit: expected s, ms, us or ns (its times are numbers)")
+        raise SpecError(f"{path}: unit: expected s, ms, us or ns (its times are numbers)")
     logs = read_logs(path, time_unit=unit)
     if any(rows.points for rows in logs):
-        raise SpecError(
-            f"{path.name}: expected requests and when they came, found the means of a run"
-        )
+        raise SpecError(f"{path}: expected requests and when they came, found the means of a run")
     begin_s, times_s = 0.0, []
     for rows in logs:
         times_s.append(begin_s + rows.queued_s)
         begin_s += float(rows.last_token_s.max())
     trace = make_trace(
-        path.name,
+        str(path),
         Columns(
             times_s=np.concatenate(times_s),
             prompt_tokens=np.concatenate([rows.input_tokens for rows in logs]).astype(np.int32),
@@ -207,7 +205,7 @@ def _first_line(path: Path) -> str:
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     if not first:
-        raise SpecError(f"{path.name}: expected a request trace, found an empty file")
+        raise SpecError(f"{path}: expected a request trace, found an empty file")
     return first.rstrip("\r\n")
 
 
@@ -223,7 +221,7 @@ def _recognise(path: Path, first: str) -> str:
         keys = _keys_of_array(path)
         return recognise_keys(keys) if keys.issuperset(FORMATS["mooncake"].columns) else "log"
     if not begin.startswith("{"):
-        return recognise_columns(path.name, set(header_of(first)), first)
+        return recognise_columns(str(path), set(header_of(first)), first)
     try:
         keys = set(json.loads(first))
     except (ValueError, RecursionError):
@@ -235,7 +233,7 @@ def _keys_of_array(path: Path) -> set[str]:
     """Return the keys of the first entry of an array."""
     try:
         with _opened(path) as text:
-            entries = array_of(path.name, text.read())
+            entries = array_of(str(path), text.read())
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     return set(entries[0]) if entries and isinstance(entries[0], dict) else set()
@@ -389,11 +387,11 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
     )
 
 
-def _zones_note(source: str, rows: Columns) -> list[str]:
+def _zones_note(path: Path, rows: Columns) -> list[str]:
     if not rows.zoneless:
         return []
     some = f"{rows.zoneless:,} of its {len(rows.times_s):,} dates"
-    return [f"trace {source}: {some} tell no time zone, and are taken for UTC"]
+    return [f"trace {path.name}: {some} tell no time zone, and are taken for UTC"]
 
 
 def _is_guess(rows: Columns, form: Format) -> bool:
@@ -405,17 +403,17 @@ def _is_guess(rows: Columns, form: Format) -> bool:
     return unit_since_1970(float(rows.times_s.min())) is None
 
 
-def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> list[str]:
+def _to_seconds(path: Path, rows: Columns, form: Format, unit: TraceUnit | None) -> list[str]:
     """Make the times of *rows* seconds; return a note where their unit was guessed. Raise SpecError
     where nobody can tell it.
     """
     of_form = form.unit
     if of_form == "date":
         if unit not in (None, "date"):
-            raise SpecError(f"{source}: unit: expected none (its times are dates), found {unit!r}")
+            raise SpecError(f"{path}: unit: expected none (its times are dates), found {unit!r}")
         return []
     if unit == "date":
-        raise SpecError(f"{source}: unit: expected s, ms, us or ns (its times are numbers)")
+        raise SpecError(f"{path}: unit: expected s, ms, us or ns (its times are numbers)")
     told = []
     is_whole = of_form != "ms" or not (rows.times_s != np.floor(rows.times_s)).any()
     if unit is None and len(rows.times_s):
@@ -431,21 +429,21 @@ def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None
                 told = [f"{guess} since 1970, not {of_form} (if they are those: unit: {of_form})"]
     if unit is None and not is_whole:
         raise SpecError(
-            f"{source}: timestamp: expected whole milliseconds, found fractions, as of seconds: "
+            f"{path}: timestamp: expected whole milliseconds, found fractions, as of seconds: "
             "say which (unit: s or unit: ms)"
         )
     per_second = PER_SECOND[unit or of_form]
     if per_second != 1.0:
         np.divide(rows.times_s, per_second, out=rows.times_s)
-    return [f"trace {source}: its times are taken for {what}" for what in told]
+    return [f"trace {path.name}: its times are taken for {what}" for what in told]
 
 
-def _of_model(source: str, rows: Columns, model: str) -> Columns:
+def _of_model(path: Path, rows: Columns, model: str) -> Columns:
     models = rows.models if rows.models is not None else np.full(len(rows.times_s), "", object)
     kept = np.flatnonzero(models == model)
     if not len(kept):
         known = ", ".join(sorted({str(name) for name in models if name})) or "none"
         raise SpecError(
-            f"{source}: model: expected one of those in the trace ({known}), found {model!r}"
+            f"{path}: model: expected one of those in the trace ({known}), found {model!r}"
         )
     return rows.chosen(kept)

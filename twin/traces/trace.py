@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -199,14 +200,15 @@ def make_trace(
     block_tokens: int = 512,
     guessed: str | None = None,
 ) -> Trace:
-    """Return the trace of *rows*: those that generated something, in order of time, from 0. *rows*
-    are used up. *guessed* is the unit that their times were in, where nothing but their format
-    says so.
+    """Return the trace of *rows*, those of the file *source* that generated something, in order of
+    time, from 0. *rows* are used up. *guessed* is the unit that their times were in, where nothing
+    but their format says so.
 
     Requests of one tick of a coarse clock came one after the other: they are spread over it, at
     random from the content of the trace (so the same for everybody) or evenly. Raise SpecError if
     fewer than two requests at different instants remain.
     """
+    name = PurePath(source).name
     read = len(rows.times_s)
     is_served = rows.output_tokens > 0
     if not is_served.all():
@@ -235,12 +237,12 @@ def make_trace(
             seed = _checksum(outputs, _checksum(prompts, 0))
             times_s = _spread(times_s, tick_s, spread, np.random.default_rng(seed))
             what = f"the requests of one tick are spread over it ({spread})"
-        notes.append(f"trace {source}: its clock has a resolution of {tick_s:g} s: {what}")
+        notes.append(f"trace {name}: its clock has a resolution of {tick_s:g} s: {what}")
     models: tuple[str, ...] = ()
     if rows.models is not None and any(rows.models):
         models = tuple(map(str, rows.models))
     trace = Trace(
-        name=source,
+        name=name,
         times_s=times_s,
         prompt_tokens=prompts,
         output_tokens=outputs,
@@ -254,7 +256,7 @@ def make_trace(
         # Hashes show by themselves who begins alike.
         known = rows.blocks is not None and len(rows.blocks) > 0
         grow = known or prompts_grow(before, rows.prompt_tokens)
-        notes.append(_told_of(source, before, rows.prompt_tokens, grow=grow))
+        notes.append(_told_of(name, before, rows.prompt_tokens, grow=grow))
         before = before if grow else None
     blocks = _blocks(rows, before, usual=block_tokens)
     return replace(trace, notes=tuple(notes), **blocks)
@@ -337,14 +339,10 @@ def _blocks(rows: Columns, before: NDArray[np.intp] | None, *, usual: int) -> di
     return {"talks": talks, "goes_on": goes_on, "block_tokens": BLOCK}
 
 
-def _told_of(
-    source: str, before: NDArray[np.intp], prompts: NDArray[np.int32], *, grow: bool
-) -> str:
+def _told_of(name: str, before: NDArray[np.intp], prompts: NDArray[np.int32], *, grow: bool) -> str:
     """Return a note of how many prompts are taken to go on from one before."""
     later = np.flatnonzero(before >= 0)
-    told = (
-        f"trace {source}: of {len(later):,} prompts that follow another one of their conversation"
-    )
+    told = f"trace {name}: of {len(later):,} prompts that follow another one of their conversation"
     if not grow:
         longer = int((prompts[later] > prompts[before[later]]).sum())
         return f"{told} only {longer:,} are longer, as by chance: they are taken to share nothing"
