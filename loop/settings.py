@@ -44,6 +44,8 @@ class Settings:
     prometheus_url: str = ""
     prometheus_token_path: Path | None = None
     prometheus_ca_path: Path | None = None
+    prometheus_cert_path: Path | None = None
+    prometheus_key_path: Path | None = None
     metrics_window_s: float = 60.0
     service_token_path: Path | None = None
     service_token: str = field(default="", repr=False)
@@ -178,6 +180,8 @@ SOURCES: Mapping[str, tuple[str, str, Callable[[str], object]]] = {
     "prometheus_url": ("INFERNO_PROMETHEUS_URL", "--prometheus", str),
     "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", "", Path),
     "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", "", Path),
+    "prometheus_cert_path": ("INFERNO_PROMETHEUS_CERT_PATH", "", Path),
+    "prometheus_key_path": ("INFERNO_PROMETHEUS_KEY_PATH", "", Path),
     "metrics_window_s": ("INFERNO_METRICS_WINDOW", "--window", _interval),
     "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", "", Path),
     "service_token": ("INFERNO_SERVICE_TOKEN", "", str),

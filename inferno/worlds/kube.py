@@ -341,6 +341,8 @@ def _prometheus(
             url=settings.prometheus_url,
             token_path=settings.prometheus_token_path,
             ca_path=settings.prometheus_ca_path,
+            cert_path=settings.prometheus_cert_path,
+            key_path=settings.prometheus_key_path,
             headers_path=choices.prometheus_headers,
             basic_auth_path=choices.prometheus_basic_auth,
             method=choices.prometheus_method,

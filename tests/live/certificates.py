@@ -16,12 +16,12 @@ import pytest
 
 class TlsServer:
     """A server that answers each request with one text. ca is the file of who signed its
-    certificate.
+    certificate, which it did itself, and key that of its key.
     """
 
     def __init__(self, folder: Path, text: bytes) -> None:
         self._folder = folder
-        self.ca = folder / "ca.crt"
+        self.ca, self.key = folder / "ca.crt", folder / "made.key"
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.renew()
 
@@ -43,13 +43,18 @@ class TlsServer:
 
     def renew(self) -> None:
         """Have a new certificate, and write who signed it to the file of the CA."""
-        made, key = self._folder / "made.crt", self._folder / "made.key"
+        made = self._folder / "made.crt"
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
-        command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", key, "-out", made]
+        command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", self.key, "-out", made]
         command += ["-subj", "/CN=renewed", "-addext", "subjectAltName=IP:127.0.0.1"]
         subprocess.run(command, check=True, capture_output=True)
-        self._context.load_cert_chain(made, key)
+        self._context.load_cert_chain(made, self.key)
         made.replace(self.ca)
+
+    def ask_clients(self) -> None:
+        """Answer nobody any more who does not show the present certificate as its own."""
+        self._context.load_verify_locations(self.ca)
+        self._context.verify_mode = ssl.CERT_REQUIRED
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""Certificates that are renewed in place while the loop runs: those of an API server, and those of
-a Prometheus.
+"""Certificates that are renewed in place while the loop runs: those of an API server, those of a
+Prometheus, and our own that it asks for.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import time
@@ -16,6 +17,7 @@ import pytest
 from loop.backends.kube.client import ApiError, KubeClient, Timeouts, connect
 from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
 from loop.clocks import MonotonicClock
+from loop.errors import SpecError
 from tests.live.certificates import TlsServer, tls_server
 
 TIMEOUTS = Timeouts(connect_s=5.0, read_s=5.0, attempts=2, pause_s=0.01)
@@ -67,3 +69,29 @@ def test_a_prometheus_with_a_new_certificate_is_known_by_the_present_file(tmp_pa
             server.ca.write_text(present)
             with pytest.raises(PrometheusError, match="CERTIFICATE_VERIFY_FAILED"):
                 api.ask("up", at_s=0.0)
+
+
+def test_a_prometheus_that_asks_for_a_certificate_is_shown_ours(tmp_path: Path) -> None:
+    """Also once it is renewed; and a token is no certificate."""
+    with tls_server(tmp_path, b"{}") as server:
+        server.ask_clients()
+        nobody = PrometheusSettings(url=server.url, ca_path=server.ca, method="GET")
+        with closing(Api(nobody, wall_s=time)) as api, pytest.raises(PrometheusError):
+            api.ask("up", at_s=0.0)
+        ours = replace(nobody, cert_path=server.ca, key_path=server.key)
+        with closing(Api(ours, wall_s=time)) as api:
+            assert api.ask("up", at_s=0.0).status == 200
+            server.renew()
+            server.ask_clients()
+            assert api.ask("up", at_s=0.0).status == 200
+
+
+def test_a_certificate_of_ours_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    """It ends the program at its start with one line, and asks nobody for a password."""
+    wrong = tmp_path / "tls.crt"
+    wrong.write_text("not a certificate")
+    for path in (wrong, tmp_path / "missing.crt"):
+        with pytest.raises(SpecError, match="expected a certificate and its key"):
+            Api(PrometheusSettings(url="https://x", cert_path=path), wall_s=time)
+    with pytest.raises(SpecError, match="expected the certificate of this key"):
+        Api(PrometheusSettings(url="https://x", key_path=wrong), wall_s=time)

@@ -46,8 +46,10 @@ class PrometheusSettings:
 
     url may carry a query, which every request repeats (OpenShift's tenancy asks for a namespace).
     token_path, basic_auth_path (user:password) and headers_path (lines of "Name: value") are read
-    for every request, since secrets are renewed in place. matchers are further ones for every
-    query, such as cluster="east". The labels are those that a series carries of its pod.
+    for every request, since secrets are renewed in place; so are ca_path, and our own certificate
+    and its key (cert_path alone where one file has both), once they have changed. matchers are
+    further ones for every query, such as cluster="east". The labels are those that a series carries
+    of its pod.
     """
 
     url: str
@@ -55,6 +57,8 @@ class PrometheusSettings:
     basic_auth_path: Path | None = None
     headers_path: Path | None = None
     ca_path: Path | None = None
+    cert_path: Path | None = None
+    key_path: Path | None = None
     method: Literal["POST", "GET"] = "POST"
     window: WindowSettings = field(default_factory=WindowSettings)
     timeout_s: float = 10.0
@@ -69,7 +73,8 @@ class PrometheusError(LoopError):
 
 
 class Api:
-    """Asks one Prometheus. Raise SpecError where its address or the CA file cannot be used.
+    """Asks one Prometheus. Raise SpecError where its address or a file of certificates cannot be
+    used.
 
     *wall_s* tells our date [Unix time]; *transport* stands in for the network.
     """
@@ -84,7 +89,7 @@ class Api:
         self._settings = settings
         self._wall_s = wall_s
         self._transport = transport
-        self._ca_stamp = _stamp(settings)
+        self._stamp = _stamp(settings)
         self._client = self._connected()
         self._url = _query_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
@@ -107,16 +112,16 @@ class Api:
         )
 
     def _renew_trust(self) -> None:
-        """Read the CA file anew if it has changed: certificates are renewed in place, too."""
+        """Read the certificates anew if they have changed: they are renewed in place, too."""
         stamp = _stamp(self._settings)
-        if stamp == self._ca_stamp:
+        if stamp == self._stamp:
             return
         try:
             fresh = self._connected()
         except SpecError:
             return  # it is being written: those of before count until it can be read
         self._client.close()
-        self._client, self._ca_stamp = fresh, stamp
+        self._client, self._stamp = fresh, stamp
 
     @property
     def now_s(self) -> float:
@@ -246,24 +251,46 @@ def _date_s(reply: Fetched) -> float | None:
         return None
 
 
-def _stamp(settings: PrometheusSettings) -> tuple[int, int] | None:
-    """Return what changes with the CA file, None if there is none."""
-    try:
-        told = settings.ca_path.stat() if settings.ca_path is not None else None
-    except OSError:
-        return None
-    return (told.st_mtime_ns, told.st_ino) if told is not None else None
+def _stamp(settings: PrometheusSettings) -> tuple[tuple[int, int] | None, ...]:
+    """Return what changes with each file of certificates, None for one that is not there."""
+    found: list[tuple[int, int] | None] = []
+    for path in (settings.ca_path, settings.cert_path, settings.key_path):
+        try:
+            told = None if path is None else path.stat()
+        except OSError:
+            told = None
+        found.append(None if told is None else (told.st_mtime_ns, told.st_ino))
+    return tuple(found)
 
 
 def _trust(settings: PrometheusSettings) -> ssl.SSLContext:
+    """Return whom we trust, and as whom we show ourselves. Raise SpecError."""
+    context = _trusted(settings.ca_path)
+    cert, key = settings.cert_path, settings.key_path
+    if cert is None and key is None:
+        return context
+    if cert is None:
+        raise SpecError(f"{key}: expected the certificate of this key, too, found none")
     if settings.ca_path is None:
+        context = httpx.create_ssl_context(trust_env=False)  # what all share stays as it is
+    try:
+        # Of a key with a password nobody can be asked.
+        context.load_cert_chain(cert, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        files = cert if key is None else f"{cert}, {key}"
+        raise SpecError(
+            f"{files}: expected a certificate and its key without a password (PEM), found {error}"
+        ) from error
+    return context
+
+
+def _trusted(ca_path: Path | None) -> ssl.SSLContext:
+    if ca_path is None:
         return public_trust()
     try:
-        return ssl.create_default_context(cafile=str(settings.ca_path))
+        return ssl.create_default_context(cafile=str(ca_path))
     except (OSError, ssl.SSLError) as error:
-        raise SpecError(
-            f"{settings.ca_path}: expected CA certificates (PEM), found {error}"
-        ) from error
+        raise SpecError(f"{ca_path}: expected CA certificates (PEM), found {error}") from error
 
 
 def _query_url(url: str) -> httpx.URL:
