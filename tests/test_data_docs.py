@@ -162,7 +162,7 @@ def test_the_example_runs(text: str, repository: Path, monkeypatch: pytest.Monke
 
 def test_the_quoted_error_is_the_one_that_comes(text: str, tmp_path: Path) -> None:
     """The page shows what an error looks like; it must look so."""
-    quoted = re.search(r"`(server-data\.json: [^`]+)`", text)
+    quoted = re.search(r"`data/(server-data\.json: [^`]+)`", text)
     assert quoted is not None
     objects = files()
     server = objects["server-data.json"]["servers"][0]
@@ -172,5 +172,5 @@ def test_the_quoted_error_is_the_one_that_comes(text: str, tmp_path: Path) -> No
     objects["server-data.json"]["servers"].append(
         {**server, "name": "vllm-004", "maxBatchSize": -1}
     )
-    with pytest.raises(SpecError, match=f"^{re.escape(quoted.group(1))}$"):
+    with pytest.raises(SpecError, match=f"/{re.escape(quoted.group(1))}$"):
         read_system(write(tmp_path, objects))
