@@ -278,6 +278,68 @@ def test_a_pod_that_was_taken_away_from_its_server_is_nobodys() -> None:
     assert rates == pytest.approx([120.0, 60.0, 60.0])
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_store_that_takes_one_metric_at_a_time_is_asked_so(status: int) -> None:
+    """Some match metrics by whole names only, others find a question about all too much: every
+    server was held.
+    """
+    asked_for: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/v1/label/__name__/values":
+            return httpx.Response(200, json={"status": "success", "data": [*RARE_NAMES, "up"]})
+        asked_for.append(query := parse_qs(request.content.decode())["query"][0])
+        exact = re.match(r'\{__name__="([^"]+)",namespace=~"infer"\}', query)
+        if exact is None:
+            return httpx.Response(status, json={"error": "no patterns here"})
+        whole = scraping({name_of_a: 15.0})(request).json()["data"]["result"]
+        named = [one for one in whole if one["metric"]["__name__"] == exact[1]]
+        return httpx.Response(200, json=matrix(*named, warnings=["seen"]))
+
+    one = server(pod("a"))
+    name_of_a = one.pods[0].name
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        found = [source.measure([scraped(one)], now_s=NOW_S) for _ in range(2)]
+    for each in found:
+        load = each.figures["s1"].load
+        assert load is not None
+        assert (load.rate_rpm, load.in_tokens, load.out_tokens) == pytest.approx((60, 100, 200))
+        assert "prometheus: seen" in each.warnings
+    first, second = (set(each.warnings) - {"prometheus: seen"} for each in found)
+    assert [line.endswith("one metric after the other") for line in first] == [True]
+    assert "no patterns here" in first.pop()
+    assert not second
+    # The whole is asked for once, and its parts each time.
+    whole = [query for query in asked_for if query.startswith('{__name__=~"') and "[" in query]
+    assert len(whole) == 1
+
+
+def test_a_refusal_that_is_of_each_part_too_is_told_as_it_came() -> None:
+    """A fault of the question itself: who takes no part of it is not asked for parts again and
+    again.
+    """
+    paths: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        if request.url.path == "/api/v1/label/__name__/values":
+            return httpx.Response(200, json={"status": "success", "data": list(RARE_NAMES)})
+        query = parse_qs(request.content.decode())["query"][0]
+        kind = "whole" if '=~"(?:' in query else "part"
+        return httpx.Response(400, json={"errorType": "bad_data", "error": f"no {kind}"})
+
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        found = [source.measure([scraped(server(pod("a")))], now_s=NOW_S) for _ in range(2)]
+    assert [one.error for one in found] == ["prometheus: HTTP 400: bad_data: no whole"] * 2
+    assert len(paths) == 4, "the whole, the names, one part, and the whole"
+
+
 @pytest.mark.parametrize("label", ["cluster", "site"])
 def test_pods_of_another_cluster_in_the_same_store_are_left_out(label: str) -> None:
     """The same chart in the same namespace of two clusters: its pods were taken for ours that have

@@ -8,8 +8,9 @@ import base64
 import json
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from loop.backends.fetch import (
     public_trust,
     retry_after_s,
 )
+from loop.backends.metrics.parts import has_parts, parts_of, put_together
 from loop.clocks import MonotonicClock
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
@@ -38,6 +40,12 @@ CLOCK_S_MAX = 2.5
 # Who says when to come back is not asked before, but not for longer than so.
 WAIT_S_MAX = 300.0
 NO_POST = (405, 501)
+REFUSED = (400, 422)
+# Who takes questions about one metric at a time only is asked so for a while before the whole is
+# tried again; who answers not even these is asked for the whole alone for as long.
+PARTS_S = 600.0
+PARALLEL = 8
+NOTHING = b'{"status": "success", "data": {"resultType": "matrix", "result": []}}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,10 @@ class PrometheusError(LoopError):
     """Prometheus did not answer, or not with what was asked for."""
 
 
+class RefusedError(PrometheusError):
+    """It takes no such question: what it cannot read, does not know, or finds too much."""
+
+
 class Api:
     """Asks one Prometheus. Raise SpecError where its address or a file of certificates cannot be
     used.
@@ -91,12 +103,14 @@ class Api:
         self._transport = transport
         self._stamp = _stamp(settings)
         self._client = self._connected()
-        self._url = _query_url(settings.url)
+        self._url = _api_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
         self._clock = MonotonicClock()
         self._from_s = float("-inf")  # no sooner it is to be asked, by the clock of the machine
         self._why = ""
         self._method: Literal["POST", "GET"] = settings.method
+        self._in_parts, self._news = False, list[str]()
+        self._parts_until_s = float("-inf")  # until then it is known whether to ask in parts
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -130,23 +144,24 @@ class Api:
 
     def ask_at_its_now(self, query: str) -> tuple[Fetched, float, list[str]]:
         """Return the answer to *query* at the present of Prometheus, that present [Unix time], and
-        what is to be told of its clock.
+        what is to be told of its clock and of how it is asked.
 
         Our clock may have been set, or be off: it would ask for the past, and be answered with it.
         """
         at_s = self.now_s
-        reply = self.ask(query, at_s=at_s)
+        reply = self.fetch({"query": query, "time": f"{at_s:.3f}"}, may_divide=True)
+        news, self._news = self._news, []
         its_s = _date_s(reply)
         off_s = 0.0 if its_s is None else its_s - self.now_s
         if abs(off_s) <= CLOCK_S_MAX:
-            return reply, at_s, []
+            return reply, at_s, news
         self._ahead_s += off_s
         line = (
             f"prometheus: its clock and ours have come apart by {off_s:+.0f} s: asked again for "
             "its present"
         )
         at_s = self.now_s
-        return self.ask(query, at_s=at_s), at_s, [line]
+        return self.ask(query, at_s=at_s), at_s, [*news, line]
 
     def ask(self, query: str, *, at_s: float) -> Fetched:
         """Return the answer to *query* at a time. Raise PrometheusError."""
@@ -159,24 +174,95 @@ class Api:
         over: str = "",
         attempts: int = ATTEMPTS,
         total_s: float | None = None,
+        may_divide: bool = False,
     ) -> Fetched:
         """Return the answer to one question, "_range" if it is *over* some time; one that was cut
-        or refused for the moment is asked for again. Raise PrometheusError.
+        or refused for the moment is asked for again. One that *may_divide* and is not taken is put
+        for each metric, and if these are taken so are all others later. Raise PrometheusError.
         """
+        self._renew_trust()
         total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
+        divisible = has_parts(told.get("query", ""))
+        known = self._clock.now_s() < self._parts_until_s
+        if divisible and known and self._in_parts:
+            return self._put_together(told, path=f"/query{over}", total_s=total_s)
+        try:
+            return self._whole(told, path=f"/query{over}", attempts=attempts, total_s=total_s)
+        except RefusedError as refusal:
+            if known or not (divisible and may_divide):
+                raise
+            self._parts_until_s = self._clock.now_s() + PARTS_S
+            try:
+                answer = self._put_together(told, path=f"/query{over}", total_s=total_s)
+            except PrometheusError:
+                self._in_parts = False
+                raise refusal from None
+            if not self._in_parts:
+                self._news = [f"prometheus: {refusal}: asked for one metric after the other"]
+            self._in_parts = True
+            return answer
+
+    def _put_together(self, told: Mapping[str, str], *, path: str, total_s: float) -> Fetched:
+        """Return the answer to a question, put together of those to one for each metric that it
+        asks for. Raise PrometheusError.
+        """
+        until_s = self._clock.now_s() + total_s
+
+        def asked(query: str) -> Fetched:
+            left_s = max(0.1, until_s - self._clock.now_s())
+            return self._whole(
+                {**told, "query": query}, path=path, attempts=ATTEMPTS, total_s=left_s
+            )
+
+        there, reply = self._metrics(total_s=total_s)
+        parts = parts_of(told["query"], there=there, names=self._settings.names)
+        if not parts:
+            if self._in_parts:
+                return replace(reply, body=NOTHING)
+            raise PrometheusError("it has none of the metrics that it was asked for")
+        first, *others = parts
+        replies = [asked(first)]
+        if others:
+            with ThreadPool(min(PARALLEL, len(others))) as pool:
+                replies += pool.map(asked, others, chunksize=1)
+        try:
+            return put_together(replies)
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrometheusError(f"expected series, found otherwise ({error})") from error
+
+    def _metrics(self, *, total_s: float) -> tuple[list[str], Fetched]:
+        """Return the names of all metrics that it has, and its answer. Raise PrometheusError."""
+        path = "/label/__name__/values"  # which nobody posts to
+        reply = self._whole({}, path=path, attempts=1, total_s=total_s, method="GET")
+        try:
+            return [str(name) for name in json.loads(reply.body)["data"]], reply
+        except (ValueError, KeyError, TypeError) as error:
+            raise PrometheusError(f"expected names of metrics, found otherwise ({error})") from None
+
+    def _whole(
+        self,
+        told: Mapping[str, str],
+        *,
+        path: str,
+        attempts: int,
+        total_s: float,
+        method: Literal["POST", "GET"] | None = None,
+    ) -> Fetched:
+        """Return the answer to one question as it stands. Raise PrometheusError, RefusedError where
+        it is none that is taken.
+        """
         problem = PrometheusError("not asked")
         left_s = self._from_s - self._clock.now_s()
         if left_s > 0.0:
             raise PrometheusError(f"{self._why}: not asked for {left_s:.0f} s more, as it said")
-        self._renew_trust()
-        url = self._url.copy_with(path=f"{self._url.path}{over}")
+        url = self._url.copy_with(path=f"{self._url.path}{path}")
         while attempts:
             attempts -= 1
-            post = self._method == "POST"
+            post = (method or self._method) == "POST"
             try:
                 reply = fetch(
                     self._client,
-                    self._method,
+                    method or self._method,
                     url if post else url.copy_merge_params(told),
                     bounds=Bounds(total_s=total_s, bytes_max=BYTES_MAX),
                     headers=self._headers(),
@@ -198,6 +284,8 @@ class Api:
             if reply.status in (429, 500, 502, 504):
                 problem = PrometheusError(_complaint(reply))
                 continue
+            if reply.status in REFUSED:
+                raise RefusedError(_complaint(reply))
             if reply.status != httpx.codes.OK:
                 raise PrometheusError(_complaint(reply))
             return reply
@@ -293,15 +381,15 @@ def _trusted(ca_path: Path | None) -> ssl.SSLContext:
         raise SpecError(f"{ca_path}: expected CA certificates (PEM), found {error}") from error
 
 
-def _query_url(url: str) -> httpx.URL:
-    """Return the address of the query API; a query in *url* stays where it belongs."""
+def _api_url(url: str) -> httpx.URL:
+    """Return the address of the API; a query in *url* stays where it belongs."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise SpecError(f"prometheus: expected a URL, found {url!r} ({error})") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SpecError(f"prometheus: expected a URL such as http://localhost:9090, found {url!r}")
-    return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1/query")
+    return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1")
 
 
 SAID_MAX = 200  # of a plain text

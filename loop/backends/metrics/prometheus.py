@@ -509,7 +509,7 @@ class Prometheus:
         matchers = _matchers(self._settings.names.pattern, namespaces, self._settings)
         told = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
         query = {"query": f"{{{','.join(matchers)}}}", **told}
-        reply = self._api.fetch(query, over="_range")
+        reply = self._api.fetch(query, over="_range", may_divide=True)
         return read_matrix(parsed(reply), settings=self._settings, epoch_s=0.0)
 
     def births(
