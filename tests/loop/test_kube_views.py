@@ -30,18 +30,22 @@ def test_pods_beyond_what_is_wanted_are_seen_as_they_are() -> None:
     assert (view.wanted, view.ready, view.starting, view.pending) == (2, 2, 1, 0)
 
 
-def test_gauges_are_those_of_ready_pods_that_report() -> None:
-    """What waits in a pod that ends will be finished there."""
+def test_what_is_in_pods_that_end_is_load_of_the_server() -> None:
+    """Else half of what is in flight would seem to be gone with every scale-down, and a loop that
+    goes by it would take away as much again; on the twin it counts until it has ended. Their KV
+    caches are of no use to anybody.
+    """
     one = server(pod("a"), pod("b"), pod("c", phase="draining"))
     names_of_pods = [each.name for each in one.pods]
     gauges = (
         Gauges(running=3, waiting=2, kv_usage=0.5),
         Gauges(running=1, kv_usage=0.1),
-        Gauges(waiting=9),
+        Gauges(running=5, waiting=9, kv_usage=0.9),
     )
     figures = Figures(pods=dict(zip(names_of_pods, gauges, strict=True)))
     view = server_view(one, Sight(figures=figures))
-    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (4, 2, 2, 0.3)
+    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (9, 11, 11, 0.3)
+    assert view.waiting_pods == 1
     assert [each.waiting for each in view.pods] == [2, 0, 9]
 
 

@@ -61,9 +61,15 @@ def server_view(
         for pod in server.pods
         if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
     ]
+    # What came to a pod that ends is load of the server until it has ended, as on the twin.
+    ending = [
+        figures.pods[pod.name]
+        for pod in server.pods
+        if pod.phase == "draining" and pod.name in figures.pods
+    ]
     unknown = _unknown_gauges(server, reporting)
     caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
-    waiting = sum([gauges.waiting for gauges in reporting])
+    waiting = sum([gauges.waiting for gauges in (*reporting, *ending)])
     low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
@@ -92,7 +98,7 @@ def server_view(
         percentiles_source=sight.measured_by if figures.percentiles_ms else "",
         percentiles_age_s=figures.percentiles_age_s,
         output_tps=figures.output_tps,
-        running=sum([gauges.running for gauges in reporting]),
+        running=sum([gauges.running for gauges in (*reporting, *ending)]),
         waiting=waiting,
         backlog=waiting,
         kv_usage=sum(caches) / len(caches) if caches else 0.0,
