@@ -61,15 +61,10 @@ def server_view(
         for pod in server.pods
         if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
     ]
-    # What came to a pod that ends is load of the server until it has ended, as on the twin.
-    ending = [
-        figures.pods[pod.name]
-        for pod in server.pods
-        if pod.phase == "draining" and pod.name in figures.pods
-    ]
     unknown = _unknown_gauges(server, reporting)
     caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
-    waiting = sum([gauges.waiting for gauges in (*reporting, *ending)])
+    holding = [*reporting, *_ending(server, figures)]
+    waiting = sum([gauges.waiting for gauges in holding])
     low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
@@ -98,7 +93,7 @@ def server_view(
         percentiles_source=sight.measured_by if figures.percentiles_ms else "",
         percentiles_age_s=figures.percentiles_age_s,
         output_tps=figures.output_tps,
-        running=sum([gauges.running for gauges in (*reporting, *ending)]),
+        running=sum([gauges.running for gauges in holding]),
         waiting=waiting,
         backlog=waiting,
         kv_usage=sum(caches) / len(caches) if caches else 0.0,
@@ -132,6 +127,17 @@ def _serves(pod: Pod, gauges: Gauges) -> bool:
     runs and waits in them is there still.
     """
     return pod.phase == "ready" or (pod.phase == "starting" and gauges.running + gauges.waiting > 0)
+
+
+def _ending(server: Server, figures: Figures) -> list[Gauges]:
+    """Return the gauges of pods that end: what came to them is load of the server until it has
+    ended, as on the twin.
+    """
+    return [
+        figures.pods[pod.name]
+        for pod in server.pods
+        if pod.phase == "draining" and pod.name in figures.pods
+    ]
 
 
 def _bounds(one: Deployment, sight: Sight, *, least: int) -> tuple[int, int | None]:
