@@ -71,10 +71,7 @@ def stability(
     console: Console | None = None,
 ) -> SweepResult:
     """Run *grid* with each factor of *start_ups*; return what came of it."""
-    for factor in start_ups:
-        if not 0.0 <= factor <= 1000.0:
-            raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
-    runs = [_planned(config, factor) for config, factor in product(grid.runs(), start_ups)]
+    runs = planned_runs(grid, start_ups)
     done = finish_runs(
         runs, out, work=slowed_row, executor=executor, resume=resume, console=console
     )
@@ -89,6 +86,16 @@ def stability(
         failures=done.failures,
         notes=notes_of(runs, done.rows),
     )
+
+
+def planned_runs(grid: SweepConfig, start_ups: Sequence[float]) -> list[Slowed]:
+    """Return the runs of *grid* with each factor, with all that they name read and checked. Raise
+    SpecError for what is wrong.
+    """
+    for factor in start_ups:
+        if not 0.0 <= factor <= 1000.0:
+            raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
+    return [_planned(config, factor) for config, factor in product(grid.runs(), start_ups)]
 
 
 def _planned(config: RunConfig, factor: float) -> Slowed:

@@ -18,8 +18,9 @@ from experiments.compare import (
     Contender,
     compare,
     contenders,
+    planned_runs,
 )
-from experiments.compare.rows import CLAIRVOYANT, Compared, compared_row, planned_policy
+from experiments.compare.rows import CLAIRVOYANT, Compared, compared_row
 from experiments.config import PolicyOption
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
@@ -94,20 +95,8 @@ def tune(
     console: Console | None = None,
 ) -> tuple[CompareResult, dict[str, dict[str, PolicyOption]]]:
     """Tune and compare; return the comparison and the options that were chosen, by policy."""
-    price_cents = 100.0 * asked.price_usd
-    tried = {name: candidates(asked, name) for name in asked.policies if name != CLAIRVOYANT}
-    training = replace(asked.loads, seeds=asked.train_seeds)
-    runs = [
-        planned_policy(
-            replace(load, policy=one.policy, policy_options=one.options),
-            name=one.name,
-            cell=cell,
-            price_cents=price_cents,
-        )
-        for cell, load in enumerate(training.runs())
-        for group in tried.values()
-        for one in group
-    ]
+    tried = _tried(asked)
+    runs = training_runs(asked)
     done = finish_runs(
         runs,
         out / "train",
@@ -138,6 +127,19 @@ def tune(
         console=console,
     )
     return result, told
+
+
+def training_runs(asked: TuneConfig) -> list[Compared]:
+    """Return the runs on training seeds, with all that they name read and checked. Raise SpecError
+    for what is wrong.
+    """
+    tried = tuple(one for group in _tried(asked).values() for one in group)
+    training = replace(asked.loads, seeds=asked.train_seeds)
+    return planned_runs(CompareConfig(contenders=tried, loads=training, price_usd=asked.price_usd))
+
+
+def _tried(asked: TuneConfig) -> dict[str, tuple[Contender, ...]]:
+    return {name: candidates(asked, name) for name in asked.policies if name != CLAIRVOYANT}
 
 
 def _as_shipped(one: Contender) -> bool:

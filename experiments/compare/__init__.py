@@ -168,17 +168,7 @@ def compare(
     """
     from experiments.compare.report import save_report
 
-    price_cents = 100.0 * asked.price_usd
-    policies = [
-        planned_policy(
-            replace(load, policy=one.policy, policy_options=one.options),
-            name=one.name,
-            cell=cell,
-            price_cents=price_cents,
-        )
-        for cell, load in enumerate(asked.loads.runs())
-        for one in asked.policies
-    ]
+    policies = planned_runs(asked)
     perfect = [_perfect(planned) for planned in policies[:: len(asked.policies)]]
     first = finish_runs(
         [*policies, *perfect],
@@ -214,6 +204,22 @@ def compare(
         failures=failures,
         notes=notes_of(policies, rows),
     )
+
+
+def planned_runs(asked: CompareConfig) -> list[Compared]:
+    """Return the runs of the policies, those under one load beside each other, with all that they
+    name read and checked. Raise SpecError for what is wrong.
+    """
+    return [
+        planned_policy(
+            replace(load, policy=one.policy, policy_options=one.options),
+            name=one.name,
+            cell=cell,
+            price_cents=100.0 * asked.price_usd,
+        )
+        for cell, load in enumerate(asked.loads.runs())
+        for one in asked.policies
+    ]
 
 
 def write_results(results: pd.DataFrame, out: Path) -> None:

@@ -85,6 +85,8 @@ class Command:
 
     add_arguments gets the parser and the words of the user, since what a command takes may depend
     on them. foreign tells, of options that this command does not take as it was called, who does.
+    check reads all that *run* will need and raises SpecError for what is wrong, for a study, whose
+    later parts begin after hours; None: there is nothing to find out so early.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Command:
     add_arguments: AddArguments
     run: Callable[[argparse.Namespace], int]
     foreign: Foreign = _no_others
+    check: Callable[[argparse.Namespace], None] | None = None
 
     def parser(self, arguments: Sequence[str] = ()) -> Parser:
         """Return the parser for *arguments*."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.runs import (
@@ -17,6 +19,9 @@ from inferno.cli.runs import (
     print_paths,
     run_grid,
 )
+
+if TYPE_CHECKING:
+    from experiments.compare import CompareConfig
 
 TEXT = """\
 Run policies under the same loads and seeds, and say which one to take: tables
@@ -54,16 +59,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.compare import CompareConfig, compare, contenders
+    from experiments.compare import compare
     from experiments.tables import text_console
 
-    asked = CompareConfig(
-        contenders=contenders(asked_policies(options, POLICIES), options.policy_options),
-        loads=run_grid(options),
-        price_usd=options.price,
-    )
     outcome = compare(
-        asked,
+        _asked(options),
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
@@ -77,10 +77,28 @@ def _run(options: Namespace) -> int:
     return EXIT_FAILURE if outcome.failures else EXIT_OK
 
 
+def _asked(options: Namespace) -> CompareConfig:
+    from experiments.compare import CompareConfig, contenders
+
+    return CompareConfig(
+        contenders=contenders(asked_policies(options, POLICIES), options.policy_options),
+        loads=run_grid(options),
+        price_usd=options.price,
+    )
+
+
+def _check(options: Namespace) -> None:
+    from experiments.compare import planned_runs
+
+    asked = _asked(options)
+    planned_runs(replace(asked, loads=replace(asked.loads, seeds=1)))
+
+
 COMMAND = Command(
     name="compare",
     summary="which policy for a load, at what cost",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
+    check=_check,
 )

@@ -5,10 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.policies import options_of_policy
 from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+
+if TYPE_CHECKING:
+    from experiments.config import RunConfig
 
 TEXT = """\
 Simulate servers, load and control loop for some hours, in virtual time, and
@@ -44,7 +48,19 @@ def _run_once(options: Namespace) -> int:
     from experiments.progress import run_with_progress
     from experiments.tables import print_table, run_table, text_console
 
-    config = run_config(
+    console = text_console(quiet=options.quiet)
+    result, paths = run_with_progress(_config(options), options.out, console=console)
+    print_notes(result.notes, quiet=options.quiet)
+    if not options.quiet:
+        print_table(console, run_table(result.summary))
+    if options.verbose:
+        print(f"run {result.run_id}, seed {result.config.seed}, {_speed(result.timings)}")
+    print_paths(paths)
+    return EXIT_OK
+
+
+def _config(options: Namespace) -> RunConfig:
+    return run_config(
         options,
         scenario=options.scenario,
         policy=options.policy,
@@ -55,15 +71,12 @@ def _run_once(options: Namespace) -> int:
         interval_s=options.interval,
         period_s=options.period,
     )
-    console = text_console(quiet=options.quiet)
-    result, paths = run_with_progress(config, options.out, console=console)
-    print_notes(result.notes, quiet=options.quiet)
-    if not options.quiet:
-        print_table(console, run_table(result.summary))
-    if options.verbose:
-        print(f"run {result.run_id}, seed {result.config.seed}, {_speed(result.timings)}")
-    print_paths(paths)
-    return EXIT_OK
+
+
+def _check(options: Namespace) -> None:
+    from experiments.sources import read_sources
+
+    read_sources(_config(options))
 
 
 def _speed(timings: dict[str, float]) -> str:
@@ -76,4 +89,5 @@ COMMAND = Command(
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
+    check=_check,
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.policies import swept_options
@@ -17,6 +19,9 @@ from inferno.cli.runs import (
     print_paths,
     run_grid,
 )
+
+if TYPE_CHECKING:
+    from experiments.grid import SweepConfig
 
 TEXT = """\
 Reversals, overshoot and attainment of policies over disturbance × period ×
@@ -52,12 +57,7 @@ def _run(options: Namespace) -> int:
     from experiments.stability import stability
     from experiments.tables import text_console
 
-    grid = run_grid(
-        options,
-        scenarios=tuple(options.scenario or ("step",)),
-        policies=tuple(options.policy or ()),
-        options=swept_options(options.policy_options),
-    )
+    grid = _grid(options)
     console = None if options.quiet else text_console()
     executor = chosen_executor(options)
     found = stability(
@@ -78,10 +78,26 @@ def _run(options: Namespace) -> int:
     return EXIT_FAILURE if any(part.failures for part in parts) else EXIT_OK
 
 
+def _grid(options: Namespace) -> SweepConfig:
+    return run_grid(
+        options,
+        scenarios=tuple(options.scenario or ("step",)),
+        policies=tuple(options.policy or ()),
+        options=swept_options(options.policy_options),
+    )
+
+
+def _check(options: Namespace) -> None:
+    from experiments.stability import planned_runs
+
+    planned_runs(replace(_grid(options), seeds=1), options.start_up)
+
+
 COMMAND = Command(
     name="stability",
     summary="reversals and overshoot over disturbance, period and start-up",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
+    check=_check,
 )

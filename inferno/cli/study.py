@@ -33,13 +33,19 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from inferno.cli.main import main, parse
+    from twin.spec import SpecError
 
     scheduler = chosen_scheduler(options)
     cluster = ["--executor", "dask", "--scheduler", scheduler] if scheduler else []
     parts = read_study(options.study)
-    for _, command, words in parts:
-        # A wrong option of the last part is told before the first one has run for an hour.
-        parse([command, *words])
+    for name, command, words in parts:
+        # What is wrong with the last part is told before the first one has run for an hour.
+        found, asked = parse([command, *words])
+        assert found.check is not None, command
+        try:
+            found.check(asked)
+        except SpecError as error:
+            raise SpecError(f"{options.study}: part {name}: {error}") from None
     for name, command, words in parts:
         out = options.out / name
         if not options.quiet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.policies import swept_options
@@ -16,6 +18,9 @@ from inferno.cli.runs import (
     print_paths,
     run_grid,
 )
+
+if TYPE_CHECKING:
+    from experiments.grid import SweepConfig
 
 TEXT = """\
 Run every combination of the values given (separated by commas) for each seed.
@@ -38,13 +43,8 @@ def _run(options: Namespace) -> int:
     from experiments.sweep import sweep_to_directory
     from experiments.tables import text_console
 
-    grid = run_grid(
-        options,
-        policies=tuple(options.policy or ()),
-        options=swept_options(options.policy_options),
-    )
     outcome = sweep_to_directory(
-        grid,
+        _grid(options),
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
@@ -55,10 +55,25 @@ def _run(options: Namespace) -> int:
     return EXIT_FAILURE if outcome.failed else EXIT_OK
 
 
+def _grid(options: Namespace) -> SweepConfig:
+    return run_grid(
+        options,
+        policies=tuple(options.policy or ()),
+        options=swept_options(options.policy_options),
+    )
+
+
+def _check(options: Namespace) -> None:
+    from experiments.sweep import plan
+
+    plan(replace(_grid(options), seeds=1))
+
+
 COMMAND = Command(
     name="sweep",
     summary="a grid of runs times seeds, on all cores",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
+    check=_check,
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.runs import (
@@ -16,6 +18,9 @@ from inferno.cli.runs import (
     print_paths,
     run_grid,
 )
+
+if TYPE_CHECKING:
+    from experiments.tune import TuneConfig
 
 TEXT = """\
 Try options of each policy on training seeds, the same number of runs for every
@@ -63,18 +68,10 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from experiments.tables import text_console
-    from experiments.tune import TUNED, TuneConfig, tune
+    from experiments.tune import TUNED, tune
 
-    asked = TuneConfig(
-        policies=asked_policies(options, POLICIES),
-        loads=run_grid(options),
-        options=tuple(options.policy_options),
-        train_seeds=options.train_seeds,
-        budget=options.budget,
-        price_usd=options.price,
-    )
     outcome, chosen = tune(
-        asked,
+        _asked(options),
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
@@ -88,10 +85,30 @@ def _run(options: Namespace) -> int:
     return EXIT_FAILURE if outcome.failures else EXIT_OK
 
 
+def _asked(options: Namespace) -> TuneConfig:
+    from experiments.tune import TuneConfig
+
+    return TuneConfig(
+        policies=asked_policies(options, POLICIES),
+        loads=run_grid(options),
+        options=tuple(options.policy_options),
+        train_seeds=options.train_seeds,
+        budget=options.budget,
+        price_usd=options.price,
+    )
+
+
+def _check(options: Namespace) -> None:
+    from experiments.tune import training_runs
+
+    training_runs(replace(_asked(options), train_seeds=1))
+
+
 COMMAND = Command(
     name="tune",
     summary="options of policies from training seeds, scored on others",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
+    check=_check,
 )

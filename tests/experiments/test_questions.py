@@ -297,6 +297,30 @@ def test_a_wrong_option_of_a_later_part_is_told_before_the_first_one_runs(
 
 
 @pytest.mark.parametrize(
+    ("command", "options", "line"),
+    [
+        ("sim", "policy: hpa, set: {target: -1}", "policy hpa: target: expected"),
+        ("sweep", "alpha: [0.1, 7]", "alpha: expected a number within [0, 1], found 7.0"),
+        ("compare", "scenario: tsunami", "scenario: expected one of burst, "),
+        ("tune", "policies: [hpa, nobody]", "policy: expected one of aibrix, "),
+        ("stability", "start_up: -1", "start-up: expected factors of 0 to 1000, found -1"),
+    ],
+)
+def test_a_wrong_value_of_a_later_part_is_told_before_the_first_one_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, options: str, line: str
+) -> None:
+    """It was when that part began."""
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"parts:\n  - {{name: a, run: sim, with: {{hours: 0.02, data: {SAMPLE_DATA / 'small'}}}}}\n"
+        f"  - {{name: b, run: {command}, with: {{data: {SAMPLE_DATA / 'small'}, {options}}}}}\n"
+    )
+    assert main(["study", str(study), "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert f"inferno study: {study}: part b: {line}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ("parts: []", "expected parts"),
