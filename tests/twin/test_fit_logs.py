@@ -114,9 +114,19 @@ def test_a_csv_leaves_out_what_failed_and_counts_it(tmp_path: Path) -> None:
     """One request in a thousand that broke off must not end a fit."""
     text = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
     text += "0,1,2,10,5\n1,,,10,0\n2,,5,10,5\n3,4,,10,5\n4,5,6,10,0\n5,6,7,10,\n6,7,8,10,5\n"
-    [rows] = read_logs(write(tmp_path, "log.csv", text))
-    assert (len(rows), rows.failed) == (2, 5)
+    [rows] = read_logs(write(tmp_path, "log.csv", f"{text}7,NaN,nan,10,5\n"))
+    assert (len(rows), rows.failed) == (2, 6)
     assert rows.line.tolist() == [2, 8]
+
+
+@pytest.mark.parametrize("name", ["ttfts", "itls", "output_lens"])
+def test_a_request_of_which_a_figure_is_no_number_is_left_out(tmp_path: Path, name: str) -> None:
+    """Programs that put results together write NaN: one of them ended the fit."""
+    document = vllm()
+    column = list(document[name])
+    column[0] = [*column[0], math.nan] if name == "itls" else math.nan
+    [rows] = read_logs(write(tmp_path, "vllm.json", {**document, name: column}))
+    assert (len(rows), rows.failed) == (2, 2)
 
 
 def test_a_log_in_milliseconds_is_told_and_read_with_its_unit(tmp_path: Path) -> None:

@@ -157,6 +157,26 @@ def test_burstgpt_failures_are_left_out_and_counted_and_a_model_can_be_chosen(tm
         read_trace(path, model="GPT-5")
 
 
+@pytest.mark.parametrize("rows", [4, 4000])
+@pytest.mark.parametrize("untold", ["0", "", "nan", "NULL"])
+def test_rows_without_an_answer_are_left_out_and_told(tmp_path: Path, untold: str, rows: int):
+    """Gateways leave the tokens of requests that failed empty: one of them ended the whole trace,
+    and with 0 a third of it was left out in silence.
+    """
+    served = "".join(f"{k},300,20\n" for k in range(rows))
+    text = f"{OWN}{served}{rows}.5,{'8' if untold == '0' else ''},{untold}\n"
+    trace = read_trace(write(tmp_path, text), spread="none")
+    assert (len(trace.times_s), trace.dropped) == (rows, 1)
+    name = trace.name
+    assert trace.notes[0] == (
+        f"trace {name}: 1 of its {rows + 1:,} rows have no output (failed): left out"
+    )
+    lines = [{"timestamp": 1000 * k, "input_length": 9, "output_length": 9} for k in range(rows)]
+    lines[1]["output_length"] = None
+    path = write(tmp_path, "\n".join(map(json.dumps, lines)), "t.jsonl")
+    assert (len(read_trace(path).times_s), read_trace(path).dropped) == (rows - 1, 1)
+
+
 def test_our_own_rows_may_come_in_any_order_and_with_more_columns(tmp_path: Path):
     """A request log sorted by completion is a trace too."""
     trace = read_trace(

@@ -181,17 +181,22 @@ def _requests(document: Json, *, source: str) -> RequestRows:
     for number, (start, ttft, itls, prompt, output, error) in enumerate(
         zip(*columns, errors, strict=True), 1
     ):
-        if error or not output or not ttft:
+        gaps = itls if isinstance(itls, list) else [itls]
+        if error or not output or not ttft or any(map(_is_nan, (ttft, prompt, output, *gaps))):
             failed += 1
             continue
         where = f"{source}: request {number}"
         start_s, ttft_s = finite(start, where=where), finite(ttft, where=where)
-        gaps = itls if isinstance(itls, list) else [itls]
         first_s = start_s + ttft_s
         last_s = first_s + math.fsum(finite(gap, where=where) for gap in gaps)
         tokens = (finite(each, where=f"{where}: tokens") for each in (prompt, output))
         requests.append((number, [start_s, first_s, last_s, *tokens]))
     return log_of(source, requests, failed=failed)
+
+
+def _is_nan(value: object) -> bool:
+    """Tell whether nobody measured *value*; what is no number at all is a fault of the file."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _column(document: Json, name: str, *, source: str) -> list[Any]:

@@ -194,12 +194,12 @@ def request_rows(
 
 def _has_failed(texts: Sequence[str]) -> bool:
     """Tell whether a request of COLUMNS never ended: it has no answer, or no time of it."""
-    _, first, last, _, output = texts
+    _, *times, _, output = texts
     try:
         no_answer = not output or float(output) == 0.0
     except ValueError:
         no_answer = False
-    return no_answer or not first or not last
+    return no_answer or any(text.lower() in ("", "nan") for text in (*times, output))
 
 
 def delimiter_of(text: str) -> str:

@@ -19,6 +19,8 @@ from twin.traces.formats import TOKENS_MAX, Format, session_column
 from twin.traces.sessions import Numbers
 from twin.traces.trace import Columns
 
+# What stands where a request got no answer, in any case of its letters.
+NOTHING = frozenset({"", "nan", "null", "none", "na", "n/a", "<na>"})
 # Dates are counted from here: since 1970 a float has no digits left for microseconds.
 EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -59,8 +61,9 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter:
         where = f"{source}: line {line}"
         times_s.append(_finite(where, header[time_at], values[time_at], seconds))
         zoneless += seconds is _date_seconds and _date(values[time_at]).tzinfo is None
-        prompts.append(_count(where, header[in_at], values[in_at]))
-        outputs.append(_count(where, header[out_at], values[out_at]))
+        answered = _is_told(values[out_at])
+        prompts.append(_count(where, header[in_at], values[in_at]) if answered else 0)
+        outputs.append(_count(where, header[out_at], values[out_at]) if answered else 0)
         if model_at is not None:
             models.append(values[model_at])
         if session_at is not None:
@@ -107,8 +110,10 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
             found = text.rstrip("\r\n")[:LONGEST_FOUND]
             raise SpecError(f"{where}: expected {expected}, found {found!r}")
         times_s.append(_finite(where, form.time, str(entry[form.time]), float))
-        prompts.append(_count(where, form.prompt, str(entry[form.prompt])))
-        outputs.append(_count(where, form.output, str(entry[form.output])))
+        prompt, output = str(entry[form.prompt]), str(entry[form.output])
+        answered = _is_told(output)
+        prompts.append(_count(where, form.prompt, prompt) if answered else 0)
+        outputs.append(_count(where, form.output, output) if answered else 0)
         of_prompt = _blocks(where, form.hashes, entry.get(form.hashes))
         blocks.extend(of_prompt)
         counts.append(len(of_prompt))
@@ -183,6 +188,10 @@ def _finite(where: str, column: str, text: str, convert: Callable[[str], float])
         expected = "a date and time" if convert is _date_seconds else "a finite number"
         raise SpecError(f"{where}: {column}: expected {expected}, found {text[:LONGEST_FOUND]!r}")
     return value
+
+
+def _is_told(text: str) -> bool:
+    return text.strip().lower() not in NOTHING
 
 
 def _count(where: str, column: str, text: str) -> int:

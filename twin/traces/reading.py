@@ -40,7 +40,7 @@ from twin.traces.formats import (
     unit_since_1970,
 )
 from twin.traces.sessions import Numbers
-from twin.traces.trace import Columns, Spread, Trace, make_trace
+from twin.traces.trace import Columns, Spread, Trace, left_out_note, make_trace
 
 CHUNK_ROWS = 500_000
 # What comes of a file that is cut off, damaged, no text, or not to be opened.
@@ -159,7 +159,9 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
         ),
         spread=spread,
     )
-    return replace(trace, dropped=trace.dropped + sum(rows.failed for rows in logs))
+    failed = sum(rows.failed for rows in logs)
+    told = left_out_note(path.name, failed, read=failed + len(trace.times_s))
+    return replace(trace, dropped=trace.dropped + failed, notes=(*told, *trace.notes))
 
 
 def _timed(path: Path, form: Format, first: str) -> Format:
@@ -353,6 +355,10 @@ def _checked(times: Any, prompts: Any, outputs: Any) -> tuple[Any, Any, Any] | N
     counts = [np.asarray(column, dtype=np.float64) for column in (prompts, outputs)]
     if not np.isfinite(times_s).all():
         return None
+    # Who got no answer has none of it told.
+    unanswered = np.isnan(counts[1])
+    if unanswered.any():
+        counts = [np.where(unanswered, 0.0, column) for column in counts]
     for column in counts:
         within = (column >= 0) & (column <= TOKENS_MAX) & (column == np.floor(column))
         if not within.all():

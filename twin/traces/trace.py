@@ -192,6 +192,13 @@ class Columns:
         )
 
 
+def left_out_note(name: str, dropped: int, *, read: int) -> list[str]:
+    """Return a line that of the rows *read* some were *dropped*, none if none were."""
+    if not dropped:
+        return []
+    return [f"trace {name}: {dropped:,} of its {read:,} rows have no output (failed): left out"]
+
+
 def make_trace(
     source: str,
     rows: Columns,
@@ -228,7 +235,7 @@ def make_trace(
         )
     np.subtract(times_s, times_s[0], out=times_s)
     np.maximum(prompts, 1, out=prompts)
-    notes = []
+    notes = left_out_note(name, read - len(times_s), read=read)
     tick_s = _tick_s(times_s)
     if tick_s is not None:
         if spread == "none":
