@@ -16,6 +16,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
+from zipfile import ZipFile, is_zipfile
 
 OURS = ("twin", "loop", "emulator", "experiments", "inferno")
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
@@ -49,10 +50,9 @@ def module_of(made: object) -> ModuleType | None:
 
 
 def has_file(module: ModuleType | None) -> TypeGuard[ModuleType]:
-    """Tell whether *module* can be read: what was typed into a notebook has no file, and what lies
-    in an archive none of its own.
-    """
-    return Path(getattr(module, "__file__", None) or "").is_file()
+    """Tell whether *module* can be read: what was typed into a notebook has no file."""
+    named: str | None = getattr(module, "__file__", None)
+    return named is not None and _is_there(Path(named))
 
 
 def own_code(module: ModuleType) -> OwnCode:
@@ -61,7 +61,7 @@ def own_code(module: ModuleType) -> OwnCode:
     """
     assert module.__file__ is not None
     top = module.__name__.partition(".")[0]
-    content = Path(module.__file__).read_bytes()
+    content = _read(Path(module.__file__))
     files, others = {"": content}, set[str]()
     todo = [*_imported(content, package=module.__package__ or "", name=module.__name__)]
     seen = {module.__name__, *todo}
@@ -73,7 +73,7 @@ def own_code(module: ModuleType) -> OwnCode:
             continue
         if spec.origin is None:
             continue  # a folder
-        files[name] = Path(spec.origin).read_bytes()
+        files[name] = _read(Path(spec.origin))
         package = name if spec.submodule_search_locations is not None else spec.parent
         later = {*_imported(files[name], package=package or "", name=name)} - seen
         seen |= later
@@ -133,9 +133,26 @@ def _spec(name: str) -> ModuleSpec | None:
 def _is_own(spec: ModuleSpec, name: str, *, top: str) -> bool:
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     paths = [Path(place) for place in places]
-    if not all(path.exists() for path in paths):
+    if not all(map(_is_there, paths)):
         return False  # built in, or frozen
     return name.partition(".")[0] == top or not any(map(_is_installed, paths))
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or _archive(path) is not None
+
+
+def _read(path: Path) -> bytes:
+    archive = None if path.exists() else _archive(path)
+    if archive is None:
+        return path.read_bytes()
+    with ZipFile(archive) as files:
+        return files.read(path.relative_to(archive).as_posix())
+
+
+def _archive(path: Path) -> Path | None:
+    """Return the archive that *path* leads into, None if there is none."""
+    return next((one for one in path.parents if is_zipfile(one)), None)
 
 
 def _is_installed(path: Path) -> bool:

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,10 +18,10 @@ import yaml
 from experiments.config import RunConfig
 from experiments.scenario import parse_yaml, scenario_path
 from loop.policies.plugins import is_elsewhere
+from twin.own_code import OURS, has_file, own_code
 from twin.spec import SpecError
 
 MODULES = "modules"  # what is put on the path of the worker
-_OURS = ("inferno", "twin", "loop", "emulator", "experiments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,21 +94,31 @@ def _policy_file(policy: str) -> str | None:
 
 
 def _module_files(name: str) -> Iterator[tuple[str, Path]]:
-    """Yield the files of the module or the package that *name* is in, unless it is installed: what
-    a user wrote and imported from where the command was started.
+    """Yield the files of the module *name*, and of those that it imports, with all of the packages
+    that these are in, unless it is installed: what a user wrote and imported from where the command
+    was started.
     """
-    top = name.partition(".")[0]
-    source = getattr(sys.modules.get(top), "__file__", None)
-    if top in (*_OURS, "__main__") or source is None:
+    module = sys.modules.get(name)
+    if name.partition(".")[0] in (*OURS, "__main__") or not has_file(module):
         return
-    path = Path(source)
+    path = Path(str(module.__file__))
     if any(path.is_relative_to(place) for place in sysconfig.get_paths().values()):
         return
-    if path.name != "__init__.py":
-        yield f"{MODULES}/{path.name}", path
+    own = (name, *filter(None, own_code(module).files))
+    for top in sorted({one.partition(".")[0] for one in own}):
+        yield from _files_below(top)
+
+
+def _files_below(top: str) -> Iterator[tuple[str, Path]]:
+    spec = find_spec(top)
+    if spec is None:
         return
-    for one in sorted(path.parent.rglob("*.py")):
-        yield f"{MODULES}/{top}/{one.relative_to(path.parent).as_posix()}", one
+    if spec.submodule_search_locations is None:
+        path = Path(str(spec.origin))
+        yield f"{MODULES}/{path.name}", path
+    for folder in map(Path, spec.submodule_search_locations or ()):
+        for one in sorted(folder.rglob("*.py")):
+            yield f"{MODULES}/{top}/{one.relative_to(folder).as_posix()}", one
 
 
 def _scenario_place(config: RunConfig) -> str:

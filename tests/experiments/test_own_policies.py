@@ -14,6 +14,7 @@ import pytest
 
 import inferno
 from experiments.config import RunConfig
+from experiments.dask.sent_files import files_of
 from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.sources import read_sources
@@ -46,6 +47,9 @@ class Keeps:
     def decide(self, snapshot, data, state):
         return Decision(targets={}), None
 """
+
+
+OWN = "class Own:\n    def __init__(self, rng, *, cv): ..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,16 +261,20 @@ def test_what_sets_the_figures_of_a_class_from_elsewhere_is_code_of_the_run(
         assert read_sources(run).run_id == before
 
 
-def test_own_code_in_an_archive_is_no_traceback(
+def test_own_code_in_an_archive_makes_another_run_where_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be imported, and there is no file of it to read."""
-    with ZipFile(tmp_path / "own.zip", "w") as archive:
-        archive.writestr("own_packed.py", "class Own:\n    def __init__(self, rng, *, cv): ...")
+    """It can be imported; a finished run was reused whatever had become of it."""
     scenario = tmp_path / "own.yaml"
     scenario.write_text("load: [{arrivals: 'own_packed:Own'}]", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "own.zip"))
-    assert read_sources(config(scenario=str(scenario))).run_id
+    found = set()
+    for factor in (1, 2):
+        with ZipFile(tmp_path / "own.zip", "w") as archive:
+            archive.writestr("own_packed.py", f"import own_helper\n{OWN}")
+            archive.writestr("own_helper.py", f"FACTOR = {factor}")
+        found.add(read_sources(config(scenario=str(scenario))).run_id)
+    assert len(found) == 2
 
 
 def test_a_policy_made_of_one_of_ours_changes_with_it(file: Path) -> None:
@@ -420,3 +428,26 @@ def test_the_load_is_measured_over_the_window_that_the_policy_asks_for() -> None
     )
     assert (planner.window_s, planner.scrape_interval_s) == (180.0, 15.0)
     assert (by_load.window_s, by_load.scrape_interval_s) == (60.0, 1.0)
+
+
+def test_the_helpers_of_a_policy_are_sent_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of Dask had the module of the policy, and none of those that this imports: each run
+    failed there.
+    """
+    files = {
+        "sent_policy.py": f"import sent_helper, sent_parts.sizes\n{TEXT}",
+        "sent_helper.py": "",
+        "sent_parts/sizes.py": "import json",  # a folder without __init__.py
+        "sent_other.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = config(policy="sent_policy:Keeps")
+    read_sources(asked)
+    sent = files_of([asked]).contents
+    expected = {f"modules/{name}" for name in files} - {"modules/sent_other.py"}
+    assert {name for name in sent if name.startswith("modules/")} == expected
