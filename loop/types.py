@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from loop.replacing import replace
 from loop.spec import Load, SystemData
 from twin.frozen import made_quickly
-from twin.spec import GaugeSample, Pool
+from twin.spec import CapacityView, GaugeSample, Pool
 
 __all__ = [
     "Bounds",
@@ -290,18 +290,6 @@ class Views(dict[str, ServerView]):
 def known_older(views: Mapping[str, ServerView], before: Mapping[str, ServerView]) -> bool:
     """Tell whether *views* are said to be those of *before* some time later; no is no answer."""
     return isinstance(views, Views) and isinstance(before, Views) and views.since is before.since
-
-
-@made_quickly
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityView:
-    """GPUs of one accelerator type: how many there are, how many are held (starting and draining
-    pods included).
-    """
-
-    type: str
-    total: int
-    used: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,18 @@ class Pool:
     role: Literal["both"] = "both"
 
 
+@made_quickly
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityView:
+    """GPUs of one accelerator type: how many there are, how many are held (starting and draining
+    pods included).
+    """
+
+    type: str
+    total: int
+    used: int
+
+
 class GaugeSample(NamedTuple):
     """What ran in the pods of a server and what waited, at the router too, at one instant."""
 

@@ -6,13 +6,12 @@ Nothing else in the loop reaches the twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from operator import is_
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.replacing import replacer
-from loop.types import CapacityView, Change, Latest, Load, PodView, ServerView, Snapshot, Views
+from loop.types import Change, Latest, Load, PodView, ServerView, Snapshot, Views
 from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
@@ -86,10 +85,7 @@ class SimBackend:
                 },
                 since=self._since_when(view.servers, labels),
             ),
-            capacity={
-                kind: _capacity_view(kind, state.total, state.used)
-                for kind, state in view.capacity.items()
-            },
+            capacity=view.capacity,
         )
 
     def _since_when(
@@ -147,11 +143,6 @@ class SimWorld:
             # Not run(until=now_s): that may miss the instant by its last digit, and then run what
             # comes after control.
             self._env.run(until=at(self._env, now_s, priority=CONTROL, action=_nothing))
-
-
-@lru_cache(maxsize=256)  # counts are those of the last look, mostly
-def _capacity_view(kind: str, total: int, used: int) -> CapacityView:
-    return CapacityView(type=kind, total=total, used=used)
 
 
 def _nothing() -> None:

@@ -23,8 +23,8 @@ from twin.serving.deployment import Deployment
 from twin.serving.metrics import WindowFigures, window_figures
 from twin.serving.pod import NoPodLog, Pod, PodLog
 from twin.serving.rollout import DesiredState
-from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
-from twin.spec import ClusterSpec, Pool, Server, SpecError
+from twin.serving.view import ClusterView, PodState, ServerState
+from twin.spec import CapacityView, ClusterSpec, Pool, Server, SpecError
 
 Ints = npt.NDArray[np.int64]
 
@@ -258,7 +258,7 @@ class Cluster:
                 )
             },
             capacity={
-                type_: _capacity_state(type_, self._ledger.total(type_), self._ledger.used(type_))
+                type_: _capacity_view(type_, self._ledger.total(type_), self._ledger.used(type_))
                 for type_ in self._ledger.types
             },
         )
@@ -530,8 +530,8 @@ def _server_state(
 
 
 @lru_cache(maxsize=256)  # counts are those of the last look, mostly
-def _capacity_state(type_: str, total: int, used: int) -> CapacityState:
-    return CapacityState(type=type_, total=total, used=used)
+def _capacity_view(type_: str, total: int, used: int) -> CapacityView:
+    return CapacityView(type=type_, total=total, used=used)
 
 
 def _start_up_s(pods: Sequence[Pod]) -> float | None:

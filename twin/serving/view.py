@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from twin.frozen import made_quickly
 from twin.serving.metrics import WindowFigures
 from twin.serving.pod import PodPhase
-from twin.spec import GaugeSample, Pool
+from twin.spec import CapacityView, GaugeSample, Pool
 
 
 @made_quickly
@@ -73,16 +73,6 @@ class ServerState:
     pods: tuple[PodState, ...]
 
 
-@made_quickly
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityState:
-    """GPUs of one accelerator type: how many there are, how many are held."""
-
-    type: str
-    total: int
-    used: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
     """The whole cluster at now_s, servers and types by name."""
@@ -91,4 +81,4 @@ class ClusterView:
     scrape_interval_s: float
     window_s: float
     servers: Mapping[str, ServerState]
-    capacity: Mapping[str, CapacityState]
+    capacity: Mapping[str, CapacityView]
