@@ -29,6 +29,7 @@ from loop.signals.names import NAMES, START_TIME, Names, called
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.processes import CONTAINER, Labels, Series
 from loop.signals.series import tracks_of
+from loop.signals.stills import Stills
 from loop.signals.survey import RELATED
 from loop.signals.together import models_of
 
@@ -165,7 +166,7 @@ class PodMetrics:
         self._histograms = PodHistograms(names, window_s=self._window.window_s)
         self._left_s: dict[PodKey, float] = {}
         self._server: dict[PodKey, str] = {}
-        self._own = OwnEngines(names)
+        self._own, self._stills = OwnEngines(names), Stills()
 
     def forget(self) -> None:
         """Begin anew: the next look is the first one."""
@@ -278,9 +279,10 @@ class PodMetrics:
             )
             for pod, series in own.items()
         }
+        stood = self._stills.without(server.name, tracks)
         found = figures(
             server,
-            tracks,
+            stood.tracks,
             now_s=now_s,
             settings=self._window,
             gone=gone,
@@ -288,6 +290,7 @@ class PodMetrics:
             served=frozenset[str]().union(*map(models_of, own.values())),
             further=further,
         )
+        found = stood.told_in(found)
         if further:
             return found  # nobody tells of which engine the buckets of a page are
         grown = self._histograms.grown(set(keys), fresh_s=now_s - self._window.stale_s)

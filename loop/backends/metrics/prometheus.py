@@ -40,6 +40,7 @@ from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Series
 from loop.signals.series import CLOCKS_S, Track, tracks_of
+from loop.signals.stills import Stills
 from loop.signals.survey import RELATED
 from loop.signals.together import Crowd, Rows, models_of
 
@@ -79,7 +80,7 @@ class Prometheus:
         self._foreign = ForeignPods()
         self._turns = Turns()
         self._reaches = Reaches(settings.window)
-        self._gaps = Gaps()
+        self._gaps, self._stills = Gaps(), Stills()
         self._told_labels = frozenset[str]()
         self._percentiles_from_s = float("-inf")  # no sooner they are asked for
 
@@ -105,11 +106,12 @@ class Prometheus:
             told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
+        stood = {one.name: self._stills.without(one.name, tracks[one.name]) for one in servers}
         found = {
             one.name: self._figures(
                 one,
                 by_server[one.name],
-                tracks[one.name],
+                stood[one.name].tracks,
                 now_s=now_s,
                 window=self._reaches.window(one.name),
             )
@@ -122,6 +124,7 @@ class Prometheus:
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
         found = {name: self._with_age(of, name, now_s=now_s) for name, of in found.items()}
+        found = {name: stood[name].told_in(of) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
 
     def _figures(
