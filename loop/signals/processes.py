@@ -63,6 +63,7 @@ _EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
 # instance and the job, and the engine's own behind; but so does what a page calls itself.
 JOB, INSTANCE, PASSED_ON_BY = "job", "instance", "passed_on_by"
 EXPORTED_JOB, EXPORTED_INSTANCE = f"exported_{JOB}", f"exported_{INSTANCE}"
+SCRAPED = frozenset({JOB, INSTANCE, "port"})  # of which a scraper adds one at least
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
 APART = frozenset((*RANKS, CONTAINER, INSTANCE, "port", "endpoint"))
 ENGINES_MAX = 16  # in one pod: GPUs of a node
@@ -108,6 +109,7 @@ def processes_of(
     by_labels: dict[Labels, list[Series]] = defaultdict(list)
     for one in series:
         by_labels[one.labels].append(one)
+    _leave_out_reckoned(by_labels, names)
     parts = _parts(by_labels)
     for labels, alike in by_labels.items():
         part = parts[labels]
@@ -123,6 +125,29 @@ def processes_of(
     if len(found) > 1:
         found = _without_copies(found, engines=engines)
     return _whole(found)
+
+
+def _leave_out_reckoned(by_labels: dict[Labels, list[Series]], names: Names) -> None:
+    """Leave out of *by_labels* what a recording rule has made of other series of the pod: it has
+    neither job nor instance, as all that was scraped has then, and tells what that tells.
+    """
+    scraped = [labels for labels in by_labels if not SCRAPED.isdisjoint(name for name, _ in labels)]
+    if not scraped or len(scraped) == len(by_labels):
+        return
+    told = {
+        quantity
+        for labels in scraped
+        for one in by_labels[labels]
+        for quantity, _ in _meanings(names, one.metric)
+    }
+    for labels in by_labels.keys() - set(scraped):
+        by_labels[labels] = [
+            one
+            for one in by_labels[labels]
+            if not any(quantity in told for quantity, _ in _meanings(names, one.metric))
+        ]
+        if not by_labels[labels]:
+            del by_labels[labels]
 
 
 class Part(NamedTuple):

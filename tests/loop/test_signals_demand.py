@@ -1890,6 +1890,26 @@ def test_each_metric_may_have_a_time_of_its_own_within_a_scrape() -> None:
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
 
 
+@pytest.mark.parametrize("ruled", ["success", "running", ""])
+@pytest.mark.parametrize("page", [{"job": "vllm", "instance": "10.0.0.1:8000"}, {"port": "8000"}])
+def test_what_a_rule_has_made_of_metrics_under_their_own_names_counts_once(
+    page: Mapping[str, str], ruled: str
+) -> None:
+    """It adds up over finish reasons and keeps the pod: beside an engine of 60 rpm there was a
+    second one, or nobody knew what ran.
+    """
+    samples = engine(NOW_S - 50.0, rps=1.0, base=5000.0)
+    made = [
+        one._replace(points=[(t_s + 5.0, value) for t_s, value in one.points])
+        for one in series_of(samples)
+        if ruled in one.metric
+    ]
+    found = told_of({"a": [*series_of(samples, labels=page), *made]}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+    gauges = found.pods[name_of("a")]
+    assert (gauges.running, gauges.unknown, gauges.engines) == (4, frozenset(), 1)
+
+
 def test_metrics_that_a_recording_rule_has_named_anew_are_no_further_scrapes() -> None:
     """A rule is evaluated between scrapes, and keeps all labels."""
     scraped_ones = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0))
