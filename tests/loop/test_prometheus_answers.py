@@ -292,6 +292,9 @@ def test_a_store_that_takes_one_metric_at_a_time_is_asked_so(status: int) -> Non
         exact = re.match(r'\{__name__="([^"]+)",namespace=~"infer"\}', query)
         if exact is None:
             return httpx.Response(status, json={"error": "no patterns here"})
+        if "[" not in query:
+            now = {"metric": series(exact[1], [], pod_name=name_of_a)["metric"], "value": [0, "1"]}
+            return httpx.Response(200, json={"status": "success", "data": {"result": [now]}})
         whole = scraping({name_of_a: 15.0})(request).json()["data"]["result"]
         named = [one for one in whole if one["metric"]["__name__"] == exact[1]]
         return httpx.Response(200, json=matrix(*named, warnings=["seen"]))
@@ -312,8 +315,13 @@ def test_a_store_that_takes_one_metric_at_a_time_is_asked_so(status: int) -> Non
     assert [line.endswith("one metric after the other") for line in first] == [True]
     assert "no patterns here" in first.pop()
     assert not second
+    # Whoever looks for what is wrong sees its metrics, too.
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        assert source.show_names([scraped(one)]).names == {"s1": set(RARE_NAMES)}
     # The whole is asked for once, and its parts each time.
-    whole = [query for query in asked_for if query.startswith('{__name__=~"') and "[" in query]
+    whole = [query for query in asked_for if query.startswith('{__name__=~"') and "ms]" in query]
     assert len(whole) == 1
 
 

@@ -149,7 +149,7 @@ class Api:
         Our clock may have been set, or be off: it would ask for the past, and be answered with it.
         """
         at_s = self.now_s
-        reply = self.fetch({"query": query, "time": f"{at_s:.3f}"}, may_divide=True)
+        reply = self.ask(query, at_s=at_s, may_divide=True)
         news, self._news = self._news, []
         its_s = _date_s(reply)
         off_s = 0.0 if its_s is None else its_s - self.now_s
@@ -163,9 +163,9 @@ class Api:
         at_s = self.now_s
         return self.ask(query, at_s=at_s), at_s, [*news, line]
 
-    def ask(self, query: str, *, at_s: float) -> Fetched:
-        """Return the answer to *query* at a time. Raise PrometheusError."""
-        return self.fetch({"query": query, "time": f"{at_s:.3f}"})
+    def ask(self, query: str, *, at_s: float, may_divide: bool = False) -> Fetched:
+        """Return the answer to *query* at a time (fetch). Raise PrometheusError."""
+        return self.fetch({"query": query, "time": f"{at_s:.3f}"}, may_divide=may_divide)
 
     def fetch(
         self,

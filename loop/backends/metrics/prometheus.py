@@ -416,7 +416,7 @@ class Prometheus:
         """Return the names of the metrics of *servers* that Prometheus has now."""
         query = names_query(sorted({server.namespace for server in servers}), self._settings)
         try:
-            reply = self._api.ask(query, at_s=self._api.now_s)
+            reply = self._api.ask(query, at_s=self._api.now_s, may_divide=True)
             pods = read_names(parsed(reply), settings=self._settings)
         except PrometheusError as error:
             return Shown(error=f"prometheus: {error}")
@@ -485,7 +485,7 @@ class Prometheus:
         namespaces = sorted({server.namespace for server in servers})
         matchers = _matchers("|".join(metrics), namespaces, self._settings)
         query = f"last_over_time({{{','.join(matchers)}}}[{round(last_s)}s])"
-        answer = parsed(self._api.ask(query, at_s=at_s))
+        answer = parsed(self._api.ask(query, at_s=at_s, may_divide=True))
         pods: dict[PodKey, list[Series]] = defaultdict(list)
         for metric, value in read_latest(answer):
             pod, namespace = (
