@@ -46,6 +46,7 @@ class Settings:
     prometheus_ca_path: Path | None = None
     prometheus_cert_path: Path | None = None
     prometheus_key_path: Path | None = None
+    prometheus_proxy: str = field(default="", repr=False)  # it may have a password in it
     metrics_window_s: float = 60.0
     service_token_path: Path | None = None
     service_token: str = field(default="", repr=False)
@@ -182,6 +183,7 @@ SOURCES: Mapping[str, tuple[str, str, Callable[[str], object]]] = {
     "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", "", Path),
     "prometheus_cert_path": ("INFERNO_PROMETHEUS_CERT_PATH", "", Path),
     "prometheus_key_path": ("INFERNO_PROMETHEUS_KEY_PATH", "", Path),
+    "prometheus_proxy": ("INFERNO_PROMETHEUS_PROXY", "", str),
     "metrics_window_s": ("INFERNO_METRICS_WINDOW", "--window", _interval),
     "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", "", Path),
     "service_token": ("INFERNO_SERVICE_TOKEN", "", str),

@@ -343,6 +343,7 @@ def _prometheus(
             ca_path=settings.prometheus_ca_path,
             cert_path=settings.prometheus_cert_path,
             key_path=settings.prometheus_key_path,
+            proxy=settings.prometheus_proxy,
             headers_path=choices.prometheus_headers,
             basic_auth_path=choices.prometheus_basic_auth,
             method=choices.prometheus_method,

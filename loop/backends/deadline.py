@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 GRACE_S = 0.2
+# What httpx calls it when a connection is there, the last behind a proxy.
+OPENED = (
+    *("connection.connect_tcp.complete", "connection.start_tls.complete"),
+    "proxy.start_tls.complete",
+)
 
 
 class Deadline:
@@ -78,6 +83,6 @@ def watch(connection: socket.socket | None) -> None:
 
 def watch_opened(event: str, info: dict[str, object]) -> None:
     """Watch the connections that httpx opens: its extension "trace" calls this."""
-    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+    if event in OPENED:
         tell = getattr(info["return_value"], "get_extra_info", None)
         watch(tell("socket") if tell is not None else None)

@@ -55,9 +55,9 @@ class PrometheusSettings:
     url may carry a query, which every request repeats (OpenShift's tenancy asks for a namespace).
     token_path, basic_auth_path (user:password) and headers_path (lines of "Name: value") are read
     for every request, since secrets are renewed in place; so are ca_path, and our own certificate
-    and its key (cert_path alone where one file has both), once they have changed. matchers are
-    further ones for every query, such as cluster="east". The labels are those that a series carries
-    of its pod.
+    and its key (cert_path alone where one file has both), once they have changed. proxy is the URL
+    of an HTTP proxy, with a password if it wants one. matchers are further ones for every query,
+    such as cluster="east". The labels are those that a series carries of its pod.
     """
 
     url: str
@@ -67,6 +67,7 @@ class PrometheusSettings:
     ca_path: Path | None = None
     cert_path: Path | None = None
     key_path: Path | None = None
+    proxy: str = field(default="", repr=False)
     method: Literal["POST", "GET"] = "POST"
     window: WindowSettings = field(default_factory=WindowSettings)
     timeout_s: float = 10.0
@@ -123,6 +124,7 @@ class Api:
             trust_env=False,
             limits=NOTHING_KEPT,
             transport=self._transport,
+            proxy=_proxy(self._settings.proxy),
         )
 
     def _renew_trust(self) -> None:
@@ -379,6 +381,20 @@ def _trusted(ca_path: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(ca_path))
     except (OSError, ssl.SSLError) as error:
         raise SpecError(f"{ca_path}: expected CA certificates (PEM), found {error}") from error
+
+
+def _proxy(url: str) -> httpx.Proxy | None:
+    """Return the proxy at *url*, None if there is to be none. Raise SpecError."""
+    if not url:
+        return None
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        # Not what was found: a password may be in it.
+        raise SpecError("prometheus proxy: expected a URL such as http://proxy:3128")
+    return httpx.Proxy(parsed)
 
 
 def _api_url(url: str) -> httpx.URL:
