@@ -865,8 +865,11 @@ def test_a_token_file_without_a_token_is_told(tmp_path: Path, text: str | None) 
     assert "token file" in asked(answering(matrix()), token=token).error
 
 
-def test_a_query_in_the_address_is_part_of_every_request() -> None:
-    """OpenShift's tenancy asks for the namespace there; it must not swallow the path."""
+@pytest.mark.parametrize("path", ["/base/", "/base/api/v1", "/base/api/v1/query"])
+def test_a_query_in_the_address_is_part_of_every_request(path: str) -> None:
+    """OpenShift's tenancy asks for the namespace there; it must not swallow the path. Consoles of
+    clouds show the address with what is asked for behind it: that was asked for twice.
+    """
     asked_for: list[httpx.URL] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -874,7 +877,8 @@ def test_a_query_in_the_address_is_part_of_every_request() -> None:
         return httpx.Response(200, json=matrix())
 
     for method in ("POST", "GET"):
-        settings = PrometheusSettings(url="http://p:9091/base/?namespace=infer", method=method)
+        url = f"http://p:9091{path}?namespace=infer"
+        settings = PrometheusSettings(url=url, method=method)
         transport = httpx.MockTransport(handle)
         with closing(
             Prometheus(settings, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)

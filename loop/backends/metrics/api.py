@@ -398,14 +398,17 @@ def _proxy(url: str) -> httpx.Proxy | None:
 
 
 def _api_url(url: str) -> httpx.URL:
-    """Return the address of the API; a query in *url* stays where it belongs."""
+    """Return the address of the API; a query in *url* stays where it belongs. Consoles show the
+    whole address that queries go to, which is taken, too.
+    """
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise SpecError(f"prometheus: expected a URL, found {url!r} ({error})") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SpecError(f"prometheus: expected a URL such as http://localhost:9090, found {url!r}")
-    return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1")
+    base = parsed.path.rstrip("/").removesuffix("/api/v1/query").removesuffix("/api/v1")
+    return parsed.copy_with(path=f"{base}/api/v1")
 
 
 SAID_MAX = 200  # of a plain text
