@@ -1,10 +1,10 @@
 """What engines call the quantities that the loop reads: one table for vLLM and those who name
-theirs alike, SGLang, TensorRT-LLM and TGI; pure.
+theirs alike, SGLang, TensorRT-LLM, TGI and llama.cpp; pure.
 
 Names are those of each engine's documentation: vLLM "Production Metrics" (older names beside newer
 ones), SGLang "Production Metrics", TensorRT-LLM "Metrics", NIM "Observability", Text Generation
-Inference "Metrics", Triton's backend of TensorRT-LLM "Metrics". A user adds names of an exporter of
-their own with `Names.extended`.
+Inference "Metrics", Triton's backend of TensorRT-LLM "Metrics", llama.cpp's server "GET /metrics".
+A user adds names of an exporter of their own with `Names.extended`.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ _FAMILIES = (
     tuple(prefix for prefix in _VLLM_PREFIXES if prefix),
     ("sglang:", "sglang_"),
     ("trtllm:", "trtllm_"),
+    ("llamacpp:", "llamacpp_"),
 )
 
 _SGLANG: Mapping[str, Sequence[str]] = {
@@ -175,6 +176,14 @@ _TGI_HISTOGRAMS: Mapping[str, Sequence[str]] = {
     "itl": ("tgi_request_mean_time_per_token_duration",),
     "e2e": ("tgi_request_duration",),
     "queue": ("tgi_request_queue_duration",),
+}
+# It counts tokens and no requests: what runs and waits is all that tells of these.
+_LLAMACPP: Mapping[str, Sequence[str]] = {
+    "prompt": ("llamacpp:prompt_tokens_total",),
+    "generation": ("llamacpp:tokens_predicted_total",),
+    "running": ("llamacpp:requests_processing",),
+    "waiting": ("llamacpp:requests_deferred",),
+    "kv_usage": ("llamacpp:kv_cache_usage_ratio",),  # until 2025
 }
 # Triton tells several quantities under one name, told apart by a label; such a series is read under
 # its name with that label behind. Requests are counted by each model of a chain (tokens made of the
@@ -366,7 +375,8 @@ def _default() -> Names:
     by_quantity: dict[str, tuple[str, ...]] = {}
     for quantity in QUANTITIES:
         vllm = (prefix + name for name in _VLLM.get(quantity, ()) for prefix in _VLLM_PREFIXES)
-        colons = _with_underscores(*_SGLANG.get(quantity, ()), *_TENSORRT.get(quantity, ()))
+        told = (of.get(quantity, ()) for of in (_SGLANG, _TENSORRT, _LLAMACPP))
+        colons = _with_underscores(*chain.from_iterable(told))
         others = (*_TGI.get(quantity, ()), *_TRITON.get(quantity, ()))
         by_quantity[quantity] = _without_total(*vllm, *colons, *others)
     histograms = {

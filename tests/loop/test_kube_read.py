@@ -266,7 +266,9 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
     claiming[1]["ports"] = first[1:]
     proxy = {"name": "proxy", "ports": first[:1]}
     claims = pod("h", spec={"containers": [proxy, *claiming]})
-    every = alive(named, annotated, bare, behind, two, probes, datagrams, claims)
+    script = {"command": ["sh", "-c"], "args": ["exec trtllm-serve /models/m --port 9000"]}
+    tensorrt = pod("i", spec={"containers": [{"name": "c", "ports": ports[:1], **script}]})
+    every = alive(named, annotated, bare, behind, two, probes, datagrams, claims, tensorrt)
     found = [(one.metrics_ports, one.metrics_path) for one in every]
     assert found == [
         ((9090,), "/metrics"),
@@ -277,6 +279,7 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
         ((7000,), "/metrics"),
         ((7000,), "/metrics"),
         ((9000, 15006), "/metrics"),
+        ((9000,), "/prometheus/metrics"),
     ]
 
 

@@ -1870,6 +1870,24 @@ def test_tensorrt_tells_the_latency_between_tokens_once_a_request(prefix: str) -
     assert found.pods[name_of("a")].running == 3
 
 
+@pytest.mark.parametrize("prefix", ["llamacpp:", "llamacpp_"])
+def test_llama_cpp_counts_no_requests_and_tells_what_runs_and_waits(prefix: str) -> None:
+    """Of its queue nobody knew: its slots are always full, and the rest waits."""
+    told = {"prompt_tokens_total": 500.0, "tokens_predicted_total": 200.0}
+    times = [NOW_S - 50.0 + 15.0 * k for k in range(4)]
+    series = [
+        Series(prefix + name, (), [(t_s, each * t_s) for t_s in times])
+        for name, each in told.items()
+    ]
+    for name, value in {"requests_processing": 4.0, "requests_deferred": 12.0}.items():
+        series.append(Series(prefix + name, (), [(t_s, value) for t_s in times]))
+    found = told_of({"a": series}, pod("a"))
+    assert found.load is None
+    assert "no counter of requests" in found.warnings[0]
+    gauges = found.pods[name_of("a")]
+    assert (gauges.running, gauges.waiting, gauges.unknown) == (4, 12, {"kv_usage"})
+
+
 def test_engines_that_count_no_ends_are_not_told_to_contradict_themselves() -> None:
     """Engines with several frontends show first tokens and no ends: so it is, each cycle anew."""
     samples = [

@@ -51,6 +51,8 @@ METRICS_PORT = 8000
 GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
+# Where trtllm-serve shows its own: at /metrics it hands out statistics in JSON, each of them once.
+_TENSORRT, TENSORRT_PATH = re.compile(r"(?<!\S)trtllm-serve(?!\S)"), "/prometheus/metrics"
 _PORT_OF_METRICS = re.compile(r"(?:https?-)?metrics(?:-?\d+)?|https?(?:-?\d+)?")
 _PORT_OF_PROBES = re.compile(r"health|probe|live|ready|status|admin")
 
@@ -646,7 +648,7 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
 
     Several are there where a pod runs several engines, each with a page of its own.
     """
-    path = annotations.get("prometheus.io/path") or METRICS_PATH
+    path = annotations.get("prometheus.io/path") or _usual_path(spec)
     containers = [one for one in side_by_side(spec) if _tcp_ports(one)]
     engines = _engines(containers)
     annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
@@ -669,6 +671,15 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     # Which container is the engine's, no name tells: a proxy may stand before it.
     numbers = named or [port["containerPort"] for one in containers for port in _likeliest(one)]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
+
+
+def _usual_path(spec: Json) -> str:
+    words = (
+        str(word)
+        for one in side_by_side(spec)
+        for word in (*(one.get("command") or ()), *(one.get("args") or ()))
+    )
+    return TENSORRT_PATH if any(map(_TENSORRT.search, words)) else METRICS_PATH
 
 
 def _has(container: Json, port: int) -> bool:
