@@ -50,6 +50,10 @@ _OF_ONE_BATCH = re.compile(
 )
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
+KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
+# Metrics of engines that show their gauges from the begin, and each counter from its first request
+# on (vLLM shows all from the begin).
+COUNT_LATE = ("sglang", "trtllm", "tgi_")
 # A process began before each of its counters: a label set may have its birth from the first request
 # of its kind only. But none of a process comes before the earliest that its page shows, and none
 # goes: that one is the same from page to page, and later where a process has begun anew. It tells
@@ -300,7 +304,39 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
                 if quantity in COUNTERS and quantity not in told
             }
         pages[k] = pages[k].joined(batch, columns)
-    return [_with_one_birth(process) for process in [page.process for page in pages] or alone]
+    if not pages:
+        return _with_nothing_counted([_with_one_birth(process) for process in alone])
+    return [_with_one_birth(page.process) for page in pages]
+
+
+def _with_nothing_counted(alone: list[Process]) -> list[Process]:
+    """Return *alone*, the processes of a pod of which none counts requests, the first with none
+    counted if they show that they have not been asked for anything yet.
+    """
+    if not alone or not all(map(_was_never_asked, alone)):
+        return alone
+    first, *others = alone
+    none: dict[Labels, Points] = {(): [(time_s, 0.0) for time_s in first.times_s]}
+    return [first._replace(by_quantity={**first.by_quantity, "ends": none}), *others]
+
+
+def _was_never_asked(process: Process) -> bool:
+    """Tell whether *process* is of an engine that begins to show its counters with its first
+    request, shows none, and had nothing in it at any scrape.
+    """
+    by_quantity = process.by_quantity
+    idle = {"running": 0.0, "waiting": 0.0, "kv_usage": KV_IDLE_MAX}
+    return (
+        process.counts_late
+        and "running" in by_quantity
+        and by_quantity.keys() <= set(GAUGES)
+        and all(
+            value <= most
+            for gauge, most in idle.items()
+            for points in by_quantity.get(gauge, {}).values()
+            for _, value in points
+        )
+    )
 
 
 def _with_one_birth(process: Process) -> Process:
@@ -360,10 +396,14 @@ def _held_at(points: Points, times_s: Sequence[float]) -> Points:
 
 
 class Process(NamedTuple):
-    """One process as one scraper saw it: by quantity its series, each with its labels."""
+    """One process as one scraper saw it: by quantity its series, each with its labels.
+    counts_late: by the names of its gauges, its engine shows no counter before it has something to
+    count.
+    """
 
     times_s: list[float]
     by_quantity: Mapping[str, Mapping[Labels, Points]]
+    counts_late: bool = False
 
 
 def _completeness(process: Process) -> tuple[bool, float, int, int]:
@@ -419,7 +459,8 @@ def _process(series: Sequence[Series], names: Names, parts: Mapping[Labels, Part
             for own, points in _without_parts(of).items()
         }
         by_quantity[WAITING] = {**by_quantity.get(WAITING, {}), **further}
-    process = _at_one_time(Process(sorted(scrapes), by_quantity))
+    late = any(one.metric.startswith(COUNT_LATE) for one in series)
+    process = _at_one_time(Process(sorted(scrapes), by_quantity, late))
     return _with_births(process, created) if created else process
 
 
@@ -505,6 +546,7 @@ def _at_one_time(process: Process) -> Process:
             }
             for quantity, of in process.by_quantity.items()
         },
+        process.counts_late,
     )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
 from loop.signals.processes import (
+    KV_IDLE_MAX,
     TELL_OF_REQUESTS,
     Labels,
     Points,
@@ -37,7 +38,6 @@ MISSED_INTERVALS = 1.5  # after its last scrape, and whoever tells then tells in
 # Of so many scrapes one at most at which counters have fallen, and nobody tells why: between
 # others a process may have begun anew that shows more by now than the one before.
 RESTARTS_OF_SCRAPES = 4
-KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 # Prompt tokens per request of the life of the process, beyond what its ends explain.
 PROMPTS_FACTOR = 1.25
 
@@ -288,7 +288,7 @@ def _arrivals(
     births: _Births,
     aborted: float,
 ) -> _Arrivals:
-    times_s, by_quantity = process
+    times_s, by_quantity = process.times_s, process.by_quantity
     # Some engines show the counter of ends from the first end on, some never.
     ends = max(
         (grown[name] for name in ("ends", "answers") if name in grown),

@@ -738,6 +738,32 @@ def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
     assert "1 of 2 ready pods report" in both.warnings[0]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_engines_that_show_counters_from_the_first_request_on_begin_with_none(ranks: int) -> None:
+    """SGLang, TensorRT-LLM and TGI: a server that nobody had asked for anything yet was held for
+    ever, and beside pods that serve it counted as one that does not report.
+    """
+    gauges = {"sglang:num_running_reqs": 0.0, "sglang:token_usage": 0.004}
+
+    def page(**others: float) -> list[Series]:
+        return [
+            Series(metric, (("dp_rank", str(rank)),), [(one.t_s, value) for one in steady(rps=1.0)])
+            for metric, value in {**gauges, **others}.items()
+            for rank in range(ranks)
+        ]
+
+    idle = told_of({"a": page()}, pod("a"))
+    assert (rate_rpm(idle), idle.warnings) == (0.0, ())
+    both = told_of({"a": page(), "b": series_of(steady(rps=1.0))}, pod("a"), pod("b"))
+    assert (rate_rpm(both), both.warnings) == (pytest.approx(60.0), ())
+    # One that does something has counters, and a rule has dropped them.
+    busy = told_of({"a": page(**{"sglang:num_queue_reqs": 2.0})}, pod("a"))
+    assert busy.load is None
+    # vLLM shows all of its counters from the begin.
+    resting = [Sample(one.t_s, {"running": 0.0, "waiting": 0.0}) for one in steady(rps=1.0)]
+    assert seen({"a": resting}, pod("a")).load is None
+
+
 @pytest.mark.parametrize(
     ("data_rank", "requests_rpm", "running"), [("tp_rank", 60.0, 4), ("dp_rank", 120.0, 8)]
 )
