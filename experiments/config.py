@@ -205,10 +205,12 @@ def check_budget(budget_usd_per_h: float | None) -> None:
 
 
 def _check(value: float | None, name: str, expected: str, holds: Any) -> None:
-    if value is not None and not (
-        isinstance(value, int | float) and math.isfinite(value) and holds(value)
-    ):
-        raise SpecError(f"{name}: expected a number {expected}, found {value!r}")
+    if value is None:
+        return
+    is_number = isinstance(value, int | float)
+    if not (is_number and math.isfinite(value) and holds(value)):
+        what = "a finite number" if is_number and math.isinf(value) else "a number"
+        raise SpecError(f"{name}: expected {what} {expected}, found {value!r}")
 
 
 def _check_choice(value: str | None, name: str, choices: tuple[str | None, ...]) -> None:

@@ -80,6 +80,9 @@ def misses_of_directory(
             f"{directory}: expected one run (inferno sim --out), found many; "
             f"inferno report {directory} shows why each missed"
         )
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "nothing"
+        raise SpecError(f"{directory}: expected the directory of a run, found {found}")
     about = read_json(directory / RUN)
     config = _config(about, directory)
     # What decided stands in the records: a policy of one's own need not be here, nor run again.
@@ -178,7 +181,8 @@ def _tables(
     ]
     total = points.sum(axis=0)
     lines.append(["all", *(f"{value:.2f}" for value in total), f"{total.sum():.2f}"])
-    title = f"attainment {100 * misses.attainment:.1f} %; points of it lost, by first cause"
+    share = f"{100 * misses.attainment:.1f} %" if misses.scored.sum() else "not known: no requests"
+    title = f"attainment {share}; points of it lost, by first cause"
     tables = [(title, ["server", *CAUSES, "sum"], lines)]
     if found:
         base = misses.attainment

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from twin.datafile import unreadable
 from twin.spec import SpecError
 
 KEYS = ["scenario", "policy", "seed"]
@@ -54,10 +55,11 @@ def read_results(path: Path) -> pd.DataFrame:
         raise SpecError(
             f"{file}: expected the results of a comparison, found {error.strerror}"
         ) from None
+    except pd.errors.EmptyDataError:
+        raise SpecError(f"{file}: expected the results of a comparison, found nothing") from None
     except ValueError as error:
         raise SpecError(
-            f"{file}: expected the results of a comparison, found "
-            f"{' '.join(str(error).split())[:60]}"
+            f"{file}: expected the results of a comparison, found {unreadable(error)[:60]}"
         ) from None
     if missing := NEEDED - set(table.columns):
         raise SpecError(

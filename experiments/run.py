@@ -254,7 +254,12 @@ def _result(
         requests=requests,
         pods=pods,
         summary=summarise(requests, pods, cycles, sources=sources, window=window),
-        notes=(*sources.notes, *_not_fast(sources, cluster), *_stopped(cycles)),
+        notes=(
+            *sources.notes,
+            *_not_fast(sources, cluster),
+            *_stopped(cycles),
+            *_undecided(sources.config, cycles),
+        ),
         compiled_share=cluster.compiled_share,
         cpu_s=time.process_time() - begin_s,
     )
@@ -266,6 +271,15 @@ def _stopped(cycles: CycleLines) -> Iterator[str]:
         yield (
             f"{cycles.stopped} of {len(cycles)} cycles did not go through and changed nothing: "
             f"{cycles.stop}"
+        )
+
+
+def _undecided(config: RunConfig, cycles: CycleLines) -> Iterator[str]:
+    """Yield a note if the run was over before its first cycle: no policy had a part in it."""
+    if not len(cycles):
+        yield (
+            f"nothing was decided: the first cycle is at {config.period_s:g} s, and the run ends "
+            f"at {config.duration_s:g} s"
         )
 
 

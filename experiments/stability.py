@@ -95,6 +95,8 @@ def planned_runs(grid: SweepConfig, start_ups: Sequence[float]) -> list[Slowed]:
     for factor in start_ups:
         if not 0.0 <= factor <= 1000.0:
             raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
+        if list(start_ups).count(factor) > 1:
+            raise SpecError(f"start-up: expected every value once, found {factor:g} twice")
     return [_planned(config, factor) for config, factor in product(grid.runs(), start_ups)]
 
 

@@ -84,8 +84,8 @@ def test_models_with_a_comma_between_them_are_told_how_to_be_written(
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--gpus", "H100", "gpus: expected NAME=N with N >= 1, found 'H100'"),
-        ("--gpus", "H100=0", "gpus: expected NAME=N with N >= 1, found 'H100=0'"),
+        ("--gpus", "H100", "gpus: expected NAME=N with N from 1 to 2147483647, found 'H100'"),
+        ("--gpus", "H100=0", "gpus: expected NAME=N with N from 1 to 2147483647, found 'H100=0'"),
         ("--gpus", "L4=1", "expected GPUs that hold its 70.6 billion parameters"),
         ("--classes", "Gold", "classes: expected Gold=ITL/TTFT"),
         ("--classes", "Free,Free", "classes: expected names, each once"),

@@ -18,6 +18,7 @@ from experiments.own_system.drift import Seen, merged
 from experiments.own_system.points import BLOCK_S, WAITING_MAX, steady_blocks
 from loop.signals.history import History, Stretch
 from loop.types import Load
+from twin.datafile import shown
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -174,14 +175,14 @@ def _time_s(line: Line, *, where: str) -> float:
     if line.get("backend") == "sim":
         t_s = _figure(line.get("t_s"))
         if t_s is None:
-            raise SpecError(f"{where}: t_s: expected seconds, found {line.get('t_s')!r:.60}")
+            raise SpecError(f"{where}: t_s: expected seconds, found {shown(line.get('t_s'))}")
         return t_s
     found = line.get("ts")
     try:
         return date_of(str(found)).timestamp()
     except ValueError:
         raise SpecError(
-            f"{where}: ts: expected a date such as 2026-11-28T06:00:00Z, found {found!r:.60}"
+            f"{where}: ts: expected a date such as 2026-11-28T06:00:00Z, found {shown(found)}"
         ) from None
 
 

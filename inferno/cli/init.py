@@ -253,6 +253,7 @@ def _weak(engines: Sequence[DataSheetModel]) -> list[str]:
 
 def _gpus(text: str) -> dict[Accelerator, int]:
     from twin.fit.datasheet import find_accelerator
+    from twin.magnitudes import LARGEST_WHOLE
     from twin.spec import SpecError
 
     table = accelerators()
@@ -260,8 +261,9 @@ def _gpus(text: str) -> dict[Accelerator, int]:
     for part in text.split(","):
         name, _, count = part.strip().partition("=")
         accelerator = find_accelerator(table, name)
-        if not count.isdigit() or int(count) < 1:
-            raise SpecError(f"gpus: expected NAME=N with N >= 1, found {part[:60]!r}")
+        if not count.isdecimal() or not 1 <= float(count) <= LARGEST_WHOLE:
+            expected = f"NAME=N with N from 1 to {LARGEST_WHOLE}"
+            raise SpecError(f"gpus: expected {expected}, found {part[:60]!r}")
         found[accelerator] = found.get(accelerator, 0) + int(count)
     return found
 

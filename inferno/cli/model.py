@@ -39,12 +39,13 @@ def _run(options: Namespace) -> int:
 
     for name in ("max_batch", "token_budget"):
         if getattr(options, name) < 1:
-            raise SpecError(f"{name} must be >= 1, got {getattr(options, name)}")
-    found = engine_of(options, max_batch=options.max_batch, token_budget=options.token_budget)
+            found = getattr(options, name)
+            raise SpecError(f"{name}: expected a whole number >= 1, found {found}")
+    model = engine_of(options, max_batch=options.max_batch, token_budget=options.token_budget)
     if options.json:
-        print(json.dumps(model_json(found), indent=2, allow_nan=False))
+        print(json.dumps(model_json(model), indent=2, allow_nan=False))
     else:
-        print(model_text(found))
+        print(model_text(model))
     return EXIT_OK
 
 

@@ -330,7 +330,7 @@ def numbers(text: str) -> tuple[float, ...]:
     """Return the numbers of *text*, which commas separate. Raise ArgumentTypeError for others."""
     try:
         return tuple(float(word) for word in names(text))
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(
             f"expected numbers separated by commas, found {text!r}"
         ) from None

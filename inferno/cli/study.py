@@ -63,7 +63,7 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
     """Return name, command and words of each part. Raise SpecError, one line, for what is wrong."""
     import yaml
 
-    from twin.datafile import unreadable
+    from twin.datafile import shown, unreadable
     from twin.kube.apiserver import bounded_yaml
     from twin.spec import SpecError
 
@@ -75,7 +75,7 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
         ) from None
     rows = document.get("parts") if isinstance(document, Mapping) else None
     if not isinstance(rows, list) or not rows:
-        raise SpecError(f"{path}: expected parts: a list of them, found {str(document)[:60]!r}")
+        raise SpecError(f"{path}: expected parts: a list of them, found {shown(document)}")
     found = [_part(row, f"{path}: part {number}") for number, row in enumerate(rows, 1)]
     names = [name for name, _, _ in found]
     for name in names:

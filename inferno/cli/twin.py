@@ -78,8 +78,11 @@ def _run(options: Namespace) -> int:
     from twin.kube.apiserver.app import create_app
     from twin.kube.cluster import CONTROL_PATH, TOKEN, start_twin
     from twin.kube.files import read_token_file, write_kubeconfig
+    from twin.spec import SpecError
 
     check_speed(options.speed)
+    if options.seed < 0:
+        raise SpecError(f"seed: expected a whole number >= 0, found {options.seed}")
     settings = read_settings(arguments={"data_path": options.data, **service_arguments(options)})
     directory = data_directory(settings)
     notes: list[str] = []

@@ -15,6 +15,7 @@ from experiments.demand import Choice, Demand
 from experiments.explain import explain_run, misses_of_directory
 from experiments.run_files import run_to_directory
 from experiments.scores.misses import CAUSES, Misses, explain_misses
+from inferno.cli.main import main
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
 from tests.experiments.two_servers import write_two_servers
@@ -143,3 +144,12 @@ def test_a_run_is_explained_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     _, here = misses_of_directory(Path("../made/out/run"))
     assert here.names == there.names
     assert here.points.tolist() == there.points.tolist()
+
+
+def test_without_requests_nobody_knows_the_attainment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was told as 100 %."""
+    run_to_directory(RunConfig(data=SAMPLE_DATA / "small", hours=1e-9), tmp_path)
+    assert main(["explain-misses", str(tmp_path)]) == 0
+    assert "attainment not known: no requests" in capsys.readouterr().out

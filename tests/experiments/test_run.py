@@ -192,3 +192,9 @@ def test_bad_input_is_one_clear_line(bad: dict[str, Any], line: str) -> None:
     with pytest.raises(SpecError, match=line) as told:
         read_sources(replace(SHORT, **bad))
     assert "\n" not in str(told.value)
+
+
+def test_a_run_that_ends_before_its_first_cycle_says_so() -> None:
+    """A first try of a minute looked like a policy that had nothing to do."""
+    note = "nothing was decided: the first cycle is at 60 s, and the run ends at 36 s"
+    assert note in run(replace(SHORT, hours=0.01, period_s=60.0)).notes

@@ -12,6 +12,7 @@ import numpy as np
 from twin.fit.points import filling, operate
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.fit.served import served
+from twin.magnitudes import LARGEST_WHOLE
 from twin.request import RequestBatch
 from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling, SpecError
 
@@ -37,9 +38,11 @@ class ReplicaLimits:
 
     def __post_init__(self) -> None:
         """Raise SpecError for a limit that lets nothing run."""
-        for name in ("max_batch", "token_budget", "block_size"):
-            if getattr(self, name) < 1:
-                found = getattr(self, name)
+        for name in ("max_batch", "token_budget", "block_size", "kv_tokens"):
+            found = getattr(self, name)
+            if found is not None and found > LARGEST_WHOLE:
+                raise SpecError(f"{name}: expected at most {LARGEST_WHOLE}, found {found}")
+            if name != "kv_tokens" and found < 1:
                 raise SpecError(f"{name}: expected a whole number >= 1, found {found}")
         if self.kv_tokens is not None and self.kv_tokens < self.block_size:
             raise SpecError(
