@@ -29,7 +29,7 @@ from emulator.shapes import (
 )
 from emulator.trace import Offset, Origin, Replay
 from emulator.walk import WalkKind
-from experiments.config import SAMPLE_DATA, shipped
+from experiments.config import HOURS_MAX, SAMPLE_DATA, SHORTEST_S, shipped
 from experiments.rates_file import read_rates
 from experiments.scenario_rules import (
     EVERY_TYPE,
@@ -124,8 +124,8 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
         disturbance_alpha=entry.number(
             "alpha", at_least=0, at_most=1, default=defaults.disturbance_alpha
         ),
-        interval_s=entry.number("interval_s", above=0, default=defaults.interval_s),
-        hours=entry.number("hours", above=0, default=defaults.hours),
+        interval_s=entry.number("interval_s", at_least=SHORTEST_S, default=defaults.interval_s),
+        hours=entry.number("hours", above=0, at_most=HOURS_MAX, default=defaults.hours),
         warm_up_s=entry.number("warm_up_s", at_least=0) if entry.has("warm_up_s") else None,
         walk=walk.choice("kind", get_args(WalkKind), default=defaults.walk)
         if walk

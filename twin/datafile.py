@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from twin.magnitudes import LARGEST_FIGURE
 from twin.spec import SpecError
 
 Choice = TypeVar("Choice", bound=str)
@@ -117,6 +118,8 @@ class Entry:
         value = self._figure(key, expected=expected, default=default)
         if _outside(value, at_least=at_least, above=above, at_most=at_most):
             raise self.fail(key, expected=expected, found=self._get(key))
+        if abs(value) > LARGEST_FIGURE:
+            raise self.fail(key, expected=f"at most {LARGEST_FIGURE:g}", found=self._get(key))
         return value
 
     def whole(
@@ -131,9 +134,11 @@ class Entry:
         expected = "a whole number" + _bounds(at_least=at_least, above=None, at_most=at_most)
         value = self._figure(key, expected=expected, default=default)
         within = not _outside(value, at_least=at_least, above=None, at_most=at_most)
-        if value.is_integer() and within:
-            return int(value)
-        raise self.fail(key, expected=expected, found=self._get(key))
+        if not (value.is_integer() and within):
+            raise self.fail(key, expected=expected, found=self._get(key))
+        if abs(value) > LARGEST_FIGURE:
+            raise self.fail(key, expected=f"at most {LARGEST_FIGURE:g}", found=self._get(key))
+        return int(value)
 
     def child(self, key: str) -> Entry | None:
         """Return the object under *key*, or None where there is none; its fields are named

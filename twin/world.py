@@ -31,6 +31,7 @@ from twin.spec import (
 )
 
 TWIN = "twin-data.json"
+SCRAPE_MIN_S = 0.1  # a run that is sampled more often does not end
 CV_MAX = 1000.0  # more is no load that anybody has, and squares of it are still numbers
 
 Key = TypeVar("Key", str, tuple[str, str])
@@ -239,7 +240,9 @@ def _server(row: Entry, server: Server) -> Server:
 
 
 def _world(entry: Entry, world: World) -> World:
-    scrape_s = entry.number("scrapeIntervalS", above=0, default=world.scrape_interval_s)
+    scrape_s = entry.number(
+        "scrapeIntervalS", at_least=SCRAPE_MIN_S, default=world.scrape_interval_s
+    )
     timeout = entry.has("drainTimeoutS")
     return World(
         scrape_interval_s=scrape_s,

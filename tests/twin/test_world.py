@@ -204,6 +204,19 @@ WRONG = {
         {"world": {"scrapeIntervalS": 30, "windowS": 20}},
         "world.windowS: expected a number >= 30, found 20",
     ),
+    "sampled for ever": (
+        {"world": {"scrapeIntervalS": 1e-300}},
+        "world.scrapeIntervalS: expected a number >= 0.1, found 1e-300",
+    ),
+    "beyond all bounds": (
+        {"world": {"windowS": 1e300}},
+        "world.windowS: expected at most 1e+12, found 1e+300",
+    ),
+    "no end of tokens": (
+        {"engines": [{**ROW, "maxNumBatchedTokens": 2**70}]},
+        "engines[0] 'small on H100': maxNumBatchedTokens: expected at most 1e+12, found "
+        "1180591620717411303424",
+    ),
 }
 
 
