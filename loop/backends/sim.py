@@ -65,9 +65,9 @@ class SimBackend:
             raise SpecError("metrics: expected a source of offered loads for labels, found none")
         self._cluster = cluster
         self._offered_loads = offered_loads if metrics == "labels" else None
-        self._last: dict[str, tuple[ServerState, ServerView]] = {}
         # The states of all, as they were seen last, and since when in looks they have been so.
         self._states: Mapping[str, ServerState] = {}
+        self._views: Mapping[str, ServerView] = {}
         self._since = object()
 
     def observe(self) -> Snapshot:
@@ -78,43 +78,35 @@ class SimBackend:
             now_s=view.now_s,
             window_s=view.window_s,
             scrape_interval_s=view.scrape_interval_s,
-            servers=Views(
-                {
-                    name: self._seen(state, labels, now_s=view.now_s)
-                    for name, state in view.servers.items()
-                },
-                since=self._since_when(view.servers, labels),
-            ),
+            servers=self._seen(view.servers, labels, now_s=view.now_s),
             capacity=view.capacity,
         )
 
-    def _since_when(
-        self, states: Mapping[str, ServerState], labels: Mapping[str, OfferedLoad] | None
-    ) -> object:
-        """Return what stays the same object while *states* do, and no labels tell anything else."""
-        before, self._states = self._states, states
-        same = len(states) == len(before) and all(map(is_, states.values(), before.values()))
-        if labels is not None or not same:
-            self._since = object()
-        return self._since
-
     def _seen(
-        self, state: ServerState, labels: Mapping[str, OfferedLoad] | None, *, now_s: float
-    ) -> ServerView:
-        """Return what is seen of a server: the last view, but older, if nothing has changed."""
-        last = self._last.get(state.name)
-        told = None if labels is None else _labelled(labels, state.name)
+        self,
+        states: Mapping[str, ServerState],
+        labels: Mapping[str, OfferedLoad] | None,
+        *,
+        now_s: float,
+    ) -> Views:
+        """Return what is seen of each server: the last view, but older, if nothing has changed."""
+        before, last = self._states, self._views
         # What was measured is of the state; labels tell of their own.
-        same = last is not None and last[0] is state and (labels is None or last[1].load == told)
-        if last is not None and same:
-            view = _later(last[1], state, now_s=now_s)
-        elif labels is None:
-            load = _measured(state.window)
-            view = _server_view(state, load=load, source="router", now_s=now_s)
-        else:
-            view = _server_view(state, load=told, source="labels", now_s=now_s)
-        self._last[state.name] = state, view
-        return view
+        same = labels is None and len(states) == len(before)
+        if not (same and all(map(is_, states.values(), before.values()))):
+            self._since = object()
+        views = {}
+        for name, state in states.items():
+            told = None if labels is None else _labelled(labels, name)
+            if before.get(name) is state and (labels is None or last[name].load == told):
+                views[name] = _later(last[name], state, now_s=now_s)
+            elif labels is None:
+                load = _measured(state.window)
+                views[name] = _server_view(state, load=load, source="router", now_s=now_s)
+            else:
+                views[name] = _server_view(state, load=told, source="labels", now_s=now_s)
+        self._states, self._views = states, views
+        return Views(views, since=self._since)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*; the twin applies them after its actuation delay. Raise BackendError at

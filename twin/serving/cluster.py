@@ -88,7 +88,8 @@ class Cluster:
         self._submits: dict[str, Callable[[Request], None]] = {}
         # By name, what was asked for last; by index, which of the states asked for is applied.
         self._asked: dict[str, DesiredState] = {}
-        self._shown: dict[str, ServerState] = {}
+        # By server: what was seen of it last, and after how many changes of its pods.
+        self._shown: dict[str, tuple[int, ServerState]] = {}
         self._applied: list[int] = []
         self._actuations: list[Chance] = []
         self._rng_nodes = node_generator(seed)
@@ -364,9 +365,14 @@ class Cluster:
         self, deployment: Deployment, asked: DesiredState, window: WindowFigures
     ) -> ServerState:
         """Return what is seen of a server: the last one, as long as nothing of it has changed."""
-        last = self._shown.get(deployment.server.name)
-        state = _server_state(deployment, asked, window, self.spec, last)
-        self._shown[deployment.server.name] = state
+        name, changes = deployment.server.name, deployment.changes
+        last_changes, last = self._shown.get(name, (changes, None))
+        # Figures and gauges are those of the last scrape, and change with the window.
+        same = last is not None and last.window is window and last.desired is asked.pool
+        if last is not None and same and last_changes == changes:
+            return last
+        state = _server_state(deployment, asked, window, self.spec)
+        self._shown[name] = changes, state
         return state
 
     def _await_scrape(self) -> None:
@@ -482,29 +488,10 @@ def _make_table(requests: RequestLog) -> ReplicaTable:
 
 
 def _server_state(
-    deployment: Deployment,
-    asked: DesiredState,
-    window: WindowFigures,
-    spec: ClusterSpec,
-    last: ServerState | None,
+    deployment: Deployment, asked: DesiredState, window: WindowFigures, spec: ClusterSpec
 ) -> ServerState:
-    """Return what is seen of a server: *last*, if that is what was seen and nothing has changed."""
     server, series = deployment.server, deployment.series
-    # Figures and gauges are those of the last scrape, and change with the window.
-    if (
-        last is not None
-        and last.window is window
-        and last.scraped_s == series.scraped_s
-        and last.desired is asked.pool
-        and last.backlog == series.backlog
-        and len(last.pods) == len(deployment.pods)
-        and all(map(_is_as_seen, last.pods, deployment.pods))
-    ):
-        return last
-    known = {} if last is None else {pod.name: pod for pod in last.pods}
-    pods = tuple(
-        _pod_state(pod, server.model, spec, known.get(pod.name)) for pod in deployment.pods
-    )
+    pods = tuple([_pod_state(pod, server.model, spec) for pod in deployment.pods])
     phases = [pod.phase for pod in pods]
     return ServerState(
         name=server.name,
@@ -546,22 +533,7 @@ def _start_up_s(pods: Sequence[Pod]) -> float | None:
     return sum(took) / len(took) if took else None
 
 
-def _is_as_seen(last: PodState, pod: Pod) -> bool:
-    """Tell whether *last* is what is seen of *pod*; gauges are those of its last scrape."""
-    return (
-        last.scraped_s == pod.series.scraped_s
-        and last.since_s == pod.since_s
-        and last.phase == pod.phase
-        and last.max_batch == pod.max_batch
-        and last.restarts == pod.restarts
-        and last.name == pod.name
-    )
-
-
-def _pod_state(pod: Pod, model: str, spec: ClusterSpec, last: PodState | None) -> PodState:
-    """Return what is seen of *pod*: *last*, if that is what was seen and nothing has changed."""
-    if last is not None and _is_as_seen(last, pod):
-        return last
+def _pod_state(pod: Pod, model: str, spec: ClusterSpec) -> PodState:
     series = pod.series
     engine = spec.engines.get((model, pod.life.accelerator))
     bound = engine.kv_tokens if engine is not None else None

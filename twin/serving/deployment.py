@@ -65,6 +65,8 @@ class Deployment:
         none_yet = replace(self.server.pool, replicas=0)
         self.desired = DesiredState(0.0, self.server.name, none_yet)
         self.pods: list[Pod] = []
+        # How often one of them was made, has gone, or came into another phase or to another batch.
+        self.changes = 0
         rng_router = server_generator(seed, index, ROUTER)
         self.gateway = Gateway(
             env, self.server, index, requests=requests, rng=rng_router, backlog_max=waiting_max
@@ -486,6 +488,7 @@ class Deployment:
             ):
                 continue
             pod.max_batch = pool.max_batch
+            self.changes += 1
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=False)
                 pod.replica.set_max_batch(pool.max_batch, now_s)
@@ -509,6 +512,7 @@ class Deployment:
         pod = Pod(engine=engine, max_batch=pool.max_batch, life=life, revision=revision)
         pod.claim = Claim(type=life.type, gpus=life.gpus, granted=partial(self._schedule, pod))
         self.pods.append(pod)
+        self.changes += 1
         self._ledger.ask(pod.claim)
         return pod
 
@@ -520,6 +524,7 @@ class Deployment:
     def _start(self, pod: Pod, *, after_s: float) -> None:
         now_s = self._env.now
         pod.enter("starting", now_s)
+        self.changes += 1
         ready_s = now_s + after_s + self._start_ups.draw_s(pod.engine.start_up)
         pod.due = at(self._env, ready_s, priority=CONTROL, action=partial(self._get_ready, pod))
 
@@ -532,6 +537,7 @@ class Deployment:
     def _become_ready(self, pod: Pod) -> None:
         now_s = self._env.now
         pod.enter("ready", now_s)
+        self.changes += 1
         pod.life.ready_s = now_s
         pod.replica = self._make_engine(pod)
         self.gateway.open(pod.replica)
@@ -559,6 +565,7 @@ class Deployment:
         assert replica is not None
         pod.cancel_calls()
         pod.enter("draining", now_s)
+        self.changes += 1
         pod.life.draining_s = now_s
         replica.advance(now_s, inclusive=False)
         handed_back = replica.drain(now_s)
@@ -598,6 +605,7 @@ class Deployment:
         pod.cancel_calls()
         pod.life.released_s, pod.life.end = self._env.now, end
         self.pods.remove(pod)
+        self.changes += 1
         pod.replica = None
         assert pod.claim is not None
         if pod.phase == "pending":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,9 @@ def watched(
     return env, cluster, Watch(env=env, cluster=cluster, tick_s=tick_s)
 
 
+_shown = attrgetter("name", "phase", "since_s", "max_batch", "restarts")  # of a pod between scrapes
+
+
 def check_now(watch: Watch) -> None:
     """Check what holds after every event, also in the midst of an instant."""
     view = watch.cluster.snapshot()
@@ -87,6 +91,9 @@ def check_now(watch: Watch) -> None:
         state = view.servers[name]
         assert (state.ready, state.draining) == (len(ready), draining), (
             f"{name}: the snapshot miscounts its pods"
+        )
+        assert list(map(_shown, state.pods)) == list(map(_shown, pods)), (
+            f"{name}: the snapshot shows pods as they were before"
         )
         replicas = {id(pod.replica) for pod in ready}
         routed = {id(replica) for replica in deployment.gateway.replicas}
