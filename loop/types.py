@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from operator import attrgetter, is_
 from typing import Literal, NamedTuple
 
-from loop.replacing import replace
+from loop.replacing import replace, same_in
 from loop.spec import Load, SystemData
 from twin.frozen import made_quickly
 from twin.spec import CapacityView, GaugeSample, Pool
@@ -263,8 +262,9 @@ class ServerView(OfPools):
 
 # What only grows older between two samples.
 AGES = ("percentiles_age_s", "load_age_s", "sample_age_s")
-_but_ages = attrgetter(
-    *(each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"})
+_same_but_ages = same_in(
+    "load",  # differs most often
+    *(each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"}),
 )
 
 
@@ -272,7 +272,7 @@ def only_older(view: ServerView, before: ServerView) -> bool:
     """Tell whether *view* is *before* some time later; its pods are not looked at. What does not
     change is the same object from one look to the next.
     """
-    return view.load is before.load and all(map(is_, _but_ages(view), _but_ages(before)))
+    return _same_but_ages(view, before)
 
 
 class Views(dict[str, ServerView]):

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from loop.actuator import Limits
-from loop.replacing import replace, replacer
+from loop.replacing import replace, replacer, same_in
 from loop.types import Load, ServerView, one_pool
 
 VIEW = ServerView(
@@ -65,3 +65,10 @@ def test_fields_that_are_given_each_time_are_replaced() -> None:
     assert aged(VIEW, 7.0, 3) == dataclasses.replace(VIEW, sample_age_s=7.0, ready=3)
     with pytest.raises(AssertionError, match="age"):
         replacer(ServerView, "age")
+
+
+def test_values_are_the_same_in_the_fields_that_are_named() -> None:
+    """What is written is told from what is only equal: 1 and 1.0 are other words of a record."""
+    is_same = same_in("name", "ready")
+    assert is_same(VIEW, dataclasses.replace(VIEW, sample_age_s=7.0))
+    assert not is_same(VIEW, dataclasses.replace(VIEW, ready=float(VIEW.ready)))
