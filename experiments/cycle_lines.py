@@ -42,17 +42,16 @@ class CycleLines(Sequence[Mapping[str, Any]]):
         self.stop = ""
         self._write = RecordTexts()
         self._planned: tuple[Snapshot | None, tuple[Change, ...], dict[str, Change]] = None, (), {}
+        # The histories of the servers that are planned, and what each is to have.
+        self._wanted: list[tuple[list[Desired], str, int]] = []
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
-        seen = record.seen.servers if record.seen is not None else {}
         planned_of = self._planned_of(record)
-        for name, one in planned_of.items():
-            if name not in self.desired:
-                begin_desired(self.desired, name, seen[name].accelerator, seen[name].wanted)
-            if record.applied:
-                wanted = Desired(record.now_s, one.accelerator, one.replicas)
-                self.desired[name].append(wanted)
+        if record.applied and planned_of:
+            now_s = record.now_s
+            for desired, accelerator, replicas in self._wanted:
+                desired.append(Desired(now_s, accelerator, replicas))
         self.failed += bool(record.error)
         if record.failed:
             self.stopped += 1
@@ -68,6 +67,12 @@ class CycleLines(Sequence[Mapping[str, Any]]):
         if not same or record.changes is not changes:
             found = planned(seen, record.changes)
             self._planned = seen, record.changes, found
+            for name, view in seen.servers.items():
+                if name not in self.desired:
+                    begin_desired(self.desired, name, view.accelerator, view.wanted)
+            self._wanted = [
+                (self.desired[name], one.accelerator, one.replicas) for name, one in found.items()
+            ]
         return found
 
     def texts(self) -> Iterator[str]:

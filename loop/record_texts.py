@@ -5,6 +5,7 @@ not written anew, and is the same part.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,7 @@ class _Written:
         return found
 
 
+@lru_cache(maxsize=64, typed=True)  # servers that were sampled together are as old
 def _text_of_age(age_s: float | None) -> str:
     if type(age_s) is float and math.isfinite(age_s):
         return repr(age_s)
