@@ -23,11 +23,7 @@ from loop.optimizer.model.queueing import (
     longer,
     make_model,
 )
-from loop.optimizer.model.rates import (
-    TOLERANCE,
-    Targets,
-    blocks,
-)
+from loop.optimizer.model.rates import TOLERANCE, Limits, Targets, blocks
 from loop.optimizer.table import (
     BAD_LOAD,
     GOOD,
@@ -58,6 +54,7 @@ if TYPE_CHECKING:
 
 MS_PER_MIN = 60_000.0
 NO_LOAD = -1  # in place of what binds
+NO_LIMITS = bytes(8 * len(Limits.__slots__))  # in place of a row of them that is not known
 # Pools of so many replicas are looked at, with so many places a replica at least: with fewer the
 # states of a pool lie too far apart.
 POOLS = np.array([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0])
@@ -433,7 +430,7 @@ class _Search:
         return np.where(own == 1.0, alone, np.where(needed < own, _pool_within(needed), 1.0))
 
     def limits(self, percentile: Floats) -> Floats:
-        """Return a cache.Limit per row, remembered or searched for."""
+        """Return the columns of Limits, a line per row, remembered or searched for."""
         limits, new = self._known(percentile)
         if new.any():
             limits[new] = self._find_with_pools(percentile, limits[:, 0], new)
@@ -442,8 +439,9 @@ class _Search:
     def _known(self, percentile: Floats) -> tuple[Floats, Bools]:
         """Return the limits that are remembered, and of which rows none are."""
         known = self.cache.limits.get(self._keys(percentile))
-        limits = np.array([entry or (0.0,) * 5 for entry in known]).reshape(-1, 5)
-        return limits, np.array([entry is None for entry in known], dtype=np.bool_)
+        limits = np.frombuffer(bytearray(b"".join([entry or NO_LIMITS for entry in known])))
+        new = np.array([entry is None for entry in known], dtype=np.bool_)
+        return limits.reshape(-1, len(Limits.__slots__)), new
 
     def _find_with_pools(self, percentile: Floats, rate: Floats, new: Bools) -> Floats:
         """Return the limits of the *new* rows, and remember those of the pools that will be asked
@@ -482,8 +480,7 @@ class _Search:
         near = found.rate / _rough_rate(self.columns, self.targets)
         self.cache.near.put(self._alike(percentile), near.tolist())
         limits = found.rows()
-        rows = [(a, b, c, d, e) for a, b, c, d, e in limits.tolist()]
-        self.cache.limits.put(self._keys(percentile), rows)
+        self.cache.limits.put(self._keys(percentile), [row.tobytes() for row in limits])
         return limits
 
     def _guess(self, percentile: Floats) -> Floats:

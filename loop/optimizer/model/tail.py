@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -232,12 +233,8 @@ def make_tail(columns: ReplicaColumns) -> Tail:
     lives = np.maximum(answers, 1.0)
     met, coming = _sums(columns, answers=answers, longer=longer, lives=lives)
     lone = 1.0 + np.exp(as_column(prompt_mu) + as_column(prompt_sigma) * LONE_NODES)
-    most = int(columns.max_batch.max())
-    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
+    states, grid, basis = _ladder(int(columns.max_batch.max()))
     log_weights, full_time = _weights(columns, states, context, decodes + 1.0)
-    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
-    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
-    basis[0] = 0.0
     latencies = Latencies.of(columns)
     return Tail(
         columns=columns,
@@ -261,8 +258,20 @@ def make_tail(columns: ReplicaColumns) -> Tail:
         full_time=full_time,
         states=states.astype(np.float32),
         grid=grid,
-        basis=np.cumsum(basis, axis=0).astype(np.float32),
+        basis=basis,
     )
+
+
+@lru_cache(maxsize=64)
+def _ladder(most: int) -> tuple[Floats, Floats, Singles]:
+    """Return the states of batches of up to *most*, the grid for these, and of each state how much
+    of every point of the grid the states up to it have. All are to be read only.
+    """
+    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
+    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
+    basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
+    basis[0] = 0.0
+    return states, grid, np.cumsum(basis, axis=0).astype(np.float32)
 
 
 def _sums(

@@ -73,6 +73,10 @@ class Series:
         """
         return self.values[-1 - math.floor(length_s / STEP_S + 1e-9) :]
 
+    def as_array(self) -> Floats:
+        """Return the samples as an array."""
+        return np.fromiter(self.values, np.float64, len(self.values))
+
     def with_sample(self, value: float, *, now_s: float, most: bool = False) -> Series:
         """Return the series with what is seen at *now_s*, in the place of the last sample if the
         next is not due (*most*: the higher of the two); a gap is filled with it, and a series that
@@ -235,7 +239,7 @@ def forecast(
 def _forecast(
     history: History, seen: filters.Ahead, ahead: int, quantile: float
 ) -> tuple[Forecast, History]:
-    values = np.array(history.rates.values)
+    values = history.rates.as_array()
     by_filters = Forecast(
         futures=_no_higher_by_a_fall(seen.futures, values),
         method="filters",
@@ -269,7 +273,7 @@ def _better(
     by_filters: Forecast, history: History, values: Floats, *, ahead: int, quantile: float
 ) -> Forecast:
     """Return what was best in the past, of *by_filters* and of what needs the whole history."""
-    planned = np.array(history.planned.values)
+    planned = history.planned.as_array()
     count = min(len(values), len(planned)) - ahead
     if count < ERRORS_MIN:
         return by_filters
@@ -281,7 +285,7 @@ def _better(
     past = _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM)
     told = len(history.returning.values) == len(values) and by_filters.unsure > 0.0
     if told and (not _fallen(values) or _returns(values)):
-        past["returning"] = np.array(history.returning.values)
+        past["returning"] = history.returning.as_array()
     best = by_filters
     for name, made in past.items():
         errors = np.sort(later - made[len(values) - ahead - count : len(values) - ahead])
