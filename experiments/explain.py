@@ -19,11 +19,10 @@ from experiments.figures import SCREEN, SERIES, Form, grid_of, our_style, save_f
 from experiments.output import write_csv, write_text
 from experiments.processes import run_tasks
 from experiments.run import simulate
-from experiments.run_files import RUN, RunRecords, read_run
+from experiments.run_files import RUN, RunRecords, read_about, read_run, seen_from
 from experiments.scores.misses import CAUSES, MEANING, Misses, misses_of
 from experiments.sources import Sources, read_sources
 from experiments.tables import plain_table, print_table
-from twin.datafile import read_json
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def explain_run(
         for title, headings, cells in _tables(misses, found):
             print_table(console, plain_table(title, headings, cells))
             console.print()
-    notes = tuple(read_json(directory / RUN).get("notes", ()))
+    notes = tuple(read_about(directory).get("notes", ()))
     return Explained(misses=misses, counterfactuals=found, paths=paths, notes=notes)
 
 
@@ -83,7 +82,7 @@ def misses_of_directory(
     if not directory.is_dir():
         found = "a file" if directory.exists() else "nothing"
         raise SpecError(f"{directory}: expected the directory of a run, found {found}")
-    about = read_json(directory / RUN)
+    about = read_about(directory)
     config = _config(about, directory)
     # What decided stands in the records: a policy of one's own need not be here, nor run again.
     sources = read_sources(replace(config, policy="static", policy_options=()))
@@ -100,26 +99,18 @@ def misses_of_directory(
     return config, misses
 
 
-def _config(about: Any, directory: Path) -> RunConfig:
-    if not isinstance(about, dict) or "config" not in about or "scored" not in about:
+def _config(about: Mapping[str, Any], directory: Path) -> RunConfig:
+    if "scored" not in about:
         raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found something else")
     config = config_from_json(about["config"])
     scenario = Path(config.scenario)
     return replace(
         config,
-        data=_seen_from(directory, config.data),
-        truth=config.truth and _seen_from(directory, config.truth),
+        data=seen_from(directory, config.data),
+        truth=config.truth and seen_from(directory, config.truth),
         # Else it is the name of one of ours.
-        scenario=str(_seen_from(directory, scenario)) if scenario.suffix else config.scenario,
+        scenario=str(seen_from(directory, scenario)) if scenario.suffix else config.scenario,
     )
-
-
-def _seen_from(directory: Path, path: Path) -> Path:
-    """Return *path* as it is found where the run in *directory* was made: here, or else in a folder
-    above the run.
-    """
-    above = (folder / path for folder in directory.absolute().parents)
-    return path if path.exists() else next((one for one in above if one.exists()), path)
 
 
 def counterfactual(config: RunConfig, what: str) -> Sources:

@@ -32,7 +32,7 @@ from experiments.timeline import (
 )
 from experiments.versions import PACKAGE, commit, versions
 from loop.spec import PercentileTarget, SloTarget
-from twin.datafile import read_json, unreadable
+from twin.datafile import read_json, shown, unreadable
 from twin.request import REASONS, ROW, Outcome
 from twin.spec import SpecError
 
@@ -191,7 +191,7 @@ def read_run(directory: Path) -> RunRecords:
     """Read what the figure of a run needs from its *directory*. Raise SpecError, one line, where
     that fails.
     """
-    about, summary = read_json(directory / RUN), read_json(directory / SUMMARY)
+    about, summary = read_about(directory), read_json(directory / SUMMARY)
     pods = _read_columns(directory / PODS)
     try:
         cycles = _read_cycles(directory / CYCLES)
@@ -214,6 +214,22 @@ def read_run(directory: Path) -> RunRecords:
             f"{directory}: expected the files of one run as this version writes them, found "
             f"{_written_by(about)}: {error!r}"
         ) from None
+
+
+def read_about(directory: Path) -> dict[str, Any]:
+    """Return what run.json in *directory* says. Raise SpecError if it is missing or damaged."""
+    about = read_json(directory / RUN)
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found {shown(about)}")
+    return about
+
+
+def seen_from(directory: Path, path: Path) -> Path:
+    """Return *path* as it is found where the run in *directory* was made: here, or else in a folder
+    above the run.
+    """
+    above = (folder / path for folder in directory.absolute().parents)
+    return path if path.exists() else next((one for one in above if one.exists()), path)
 
 
 def _read_cycles(path: Path) -> CycleLines:

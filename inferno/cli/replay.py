@@ -97,16 +97,21 @@ def _run(options: Namespace) -> int:
 def _data(options: Namespace, path: Path) -> Path:
     """Return the data directory: what the user says, else that of the run beside *path*."""
     from experiments.config import RunConfig, shipped
+    from experiments.run_files import RUN, read_about, seen_from
     from loop.settings import read_settings
-    from twin.datafile import read_json
+    from twin.spec import SpecError
 
     if options.data is not None:
         return shipped(Path(options.data))
-    about = path.parent / "run.json"
-    if about.exists():
-        used = Path(read_json(about)["config"]["data"])
-        if used.is_dir():
-            return used
+    if (path.parent / RUN).exists():
+        used = str(read_about(path.parent)["config"].get("data"))
+        found = seen_from(path.parent, Path(used))
+        if not found.is_dir():
+            raise SpecError(
+                f"{path.parent}: expected the data of the run in {used}, found no such directory: "
+                "say where they are (--data)"
+            )
+        return found
     return read_settings().data_path or RunConfig().data
 
 

@@ -299,3 +299,27 @@ def test_where_the_decisions_cannot_be_written_is_told_first(run: Path, capsys: 
         assert main(["replay", str(run), "--out", str(out)]) == 2
         told = capsys.readouterr()
         assert (told.out, line in told.err) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("about", "line"),
+    [
+        ("[]", "run.json: expected what inferno sim wrote, found []"),
+        ("{}", "run.json: expected what inferno sim wrote, found {}"),
+        (
+            '{"config": {"data": "elsewhere/mine"}}',
+            "expected the data of the run in elsewhere/mine, found no such directory: say where",
+        ),
+    ],
+)
+def test_a_run_whose_data_are_not_known_is_one_line(
+    tmp_path: Path, capsys: Capture, about: str, line: str
+) -> None:
+    """It was replayed over the sample data in silence, or ended in a traceback."""
+    (tmp_path / "run.json").write_text(about)
+    (tmp_path / "cycles.jsonl").write_text(json.dumps(NOTHING) + "\n")
+    for command in ("replay", "plot", "explain-misses"):
+        assert main([command, str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert line in said or (command != "replay" and "data" in about)
