@@ -173,7 +173,9 @@ class ServerView(OfPools):
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
     none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the
     gauges are (None: nobody sampled them, they mean nothing). cache_hit_share is the
-    share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
+    share of the prompt tokens that were found in the prefix cache, fetched_share that of the others
+    which are computed elsewhere and fetched, if these are nearly all (decode pods; None: not so, or
+    nobody knows). gpus_per_replica is how many
     GPUs a replica has on any accelerator (None: as many as the accelerator needs). batch_fixed: its
     max batch stays as it is, whatever is decided. gpus_reachable
     are the GPUs of each type that its pods can be put on (None: all there are). hold is why
@@ -224,6 +226,7 @@ class ServerView(OfPools):
     load_age_s: float | None = None
     sample_age_s: float | None = None
     cache_hit_share: float | None = None
+    fetched_share: float | None = None
     gpus_per_replica: int | None = None
     batch_fixed: bool = False
     gpus_reachable: Mapping[str, int] | None = None

@@ -110,7 +110,8 @@ _FIGURES = (
     *("latestRpm", "latestS"),
     *("reporting", "loadAgeS", "sampleAgeS", "startUpS", "queuedPromptTokens", "preemptions"),
     "waitingPods",
-    *("prefixCacheHitShare", "minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),
+    *("prefixCacheHitShare", "fetchedPromptShare"),
+    *("minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),
 )
 _MAPS = ("percentiles", "gpusReachable", "missing", "hold")
 _FIGURE_MAX = 1e9

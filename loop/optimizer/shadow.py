@@ -144,7 +144,8 @@ def _batch(view: ServerView, perf: Perf) -> int:
 
 
 def _cached(view: ServerView) -> float:
-    return (view.cache_hit_share or 0.0) * (view.load.in_tokens if view.load else 0.0)
+    share = max(view.cache_hit_share or 0.0, view.fetched_share or 0.0)
+    return share * (view.load.in_tokens if view.load else 0.0)
 
 
 def _error(measured: float | None, estimated: float) -> float | None:

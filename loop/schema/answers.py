@@ -102,6 +102,7 @@ class ServerLine(Answer):
     preemptions: int | None
     waiting_pods: int | None
     prefix_cache_hit_share: float | None
+    fetched_prompt_share: float | None
     min_replicas: int
     max_replicas: int | None
     gpus_per_replica: int | None

@@ -43,6 +43,9 @@ GAUGES_SHOWN = ("running", "waiting", "kv_usage")  # of a pod
 _SHOWN = frozenset(GAUGES_SHOWN)
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
 TOKENS_PER_STEP_MIN = 1.1
+# Of the prompt tokens that are not in its own cache, a decode engine gets all but the last one from
+# one that does prefill. A cache in host memory never has what is new in a prompt.
+FETCHED_SHARE_MIN = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +100,12 @@ class Figures:
 
     age_s: of the newest sample. at_first: requests that young processes had when they were scraped
     first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
-    cache. preemptions: how many requests lost their place in the KV cache within the window.
-    model_names: what its engines call the models that they serve; further_models: what others in
-    its pods serve, of which nothing counts here. percentiles_ms are those of
-    histograms, by latency ("ttft", …) and percentile ("p95"), percentiles_age_s how old their
-    newest sample is.
+    cache. fetched_share: of those that are not in the cache of their own engine, those that another
+    has computed for it, if these are nearly all (None: not so, or not known). preemptions: how many
+    requests lost their place in the KV cache within the window. model_names: what its engines call
+    the models that they serve; further_models: what others in its pods serve, of which nothing
+    counts here. percentiles_ms are those of histograms, by latency ("ttft", …) and percentile
+    ("p95"), percentiles_age_s how old their newest sample is.
     """
 
     load: Load | None = None
@@ -116,6 +120,7 @@ class Figures:
     age_s: float | None = None
     at_first: float = 0.0
     cache_hit_share: float | None = None
+    fetched_share: float | None = None
     preemptions: int | None = None
     model_names: frozenset[str] = frozenset()
     further_models: frozenset[str] = frozenset()
@@ -293,6 +298,7 @@ def _known(
         reporting=len(telling),
         at_first=at_first,
         cache_hit_share=_cache_hit_share(grown.over("cache_hits", "cache_queries").total),
+        fetched_share=_fetched_share(total),
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
@@ -645,6 +651,15 @@ def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:
         hits += total.get("transferred") or 0.0
     share = _mean(hits, asked if asked is not None else total.get("prompt"))
     return None if share is None else min(1.0, share)
+
+
+def _fetched_share(total: Mapping[str, float | None]) -> float | None:
+    """Return which share of the prompt tokens that are not in the cache of the engine is fetched
+    from elsewhere, None if it is not nearly all.
+    """
+    asked = total.get("cache_queries") or total.get("prompt") or 0.0
+    share = _mean(total.get("transferred"), asked - (total.get("cache_hits") or 0.0))
+    return min(1.0, share) if share is not None and share >= FETCHED_SHARE_MIN else None
 
 
 def _whole(total: float | None) -> int | None:

@@ -515,6 +515,15 @@ def test_cached_prompts_count_as_far_as_the_cache_is_trusted() -> None:
     assert half == replicas_for(0.45, trust=1.0)
 
 
+def test_prompts_that_others_compute_need_no_trust() -> None:
+    """Decode pods got the replicas that computing their prompts would take."""
+    view = server_view(load=LONG, cache_hit_share=0.9, fetched_share=1.0)
+    decode = decide(view, policy=PLAIN, capacity=ROOMY_CAPACITY).targets["s1"].replicas
+    assert decode == replicas_for(1.0, trust=1.0) < replicas_for(0.9, trust=0.0)
+    compat = decide(view, policy=replace(PLAIN, compat=True), capacity=ROOMY_CAPACITY)
+    assert compat.targets["s1"].replicas == replicas_for(None, trust=0.0, compat=True)
+
+
 def test_the_existing_optimizer_knows_no_prefix_cache() -> None:
     """It answers what it always did, whatever is trusted."""
     assert replicas_for(0.9, trust=1.0, compat=True) == replicas_for(None, trust=0.0, compat=True)

@@ -1184,6 +1184,20 @@ def test_latency_between_tokens_is_per_token_where_a_step_gives_several() -> Non
     assert seen({"a": per_request}, pod("a")).itl_ms == pytest.approx(12.0)
 
 
+def counting(each: Mapping[str, float]) -> list[Sample]:
+    """Return the scrapes of a pod that counts so much of *each* with every request."""
+    return [
+        Sample(
+            one.t_s,
+            {
+                **one.told,
+                **{name: count * (one.told["success"] or 0.0) for name, count in each.items()},
+            },
+        )
+        for one in steady(rps=2.0)
+    ]
+
+
 @pytest.mark.parametrize(
     ("each", "share"),
     [
@@ -1199,17 +1213,29 @@ def test_the_share_of_prompt_tokens_that_nobody_computes_is_told(
     each: Mapping[str, float], share: float | None
 ) -> None:
     """They are no prefill work."""
-    samples = [
-        Sample(
-            one.t_s,
-            {
-                **one.told,
-                **{name: count * (one.told["success"] or 0.0) for name, count in each.items()},
-            },
-        )
-        for one in steady(rps=2.0)
-    ]
-    told = seen({"a": samples}, pod("a")).cache_hit_share
+    told = seen({"a": counting(each)}, pod("a")).cache_hit_share
+    assert told == (None if share is None else pytest.approx(share))
+
+
+@pytest.mark.parametrize(
+    ("each", "share"),
+    [
+        # vLLM with NIXL: a decode engine computes the last token of a prompt anew.
+        ({"cache_queries": 8000.0, "cache_hits": 0.0, "transferred": 7999.0}, 7999 / 8000),
+        ({"cache_queries": 8000.0, "cache_hits": 6000.0, "transferred": 1999.0}, 1999 / 2000),
+        # Without a cache of its own it looks nothing up.
+        ({"cache_queries": 0.0, "cache_hits": 0.0, "prompt": 8000.0, "transferred": 8000.0}, 1.0),
+        # A cache in host memory has no new tokens, and a new pod an empty one.
+        ({"cache_queries": 8000.0, "cache_hits": 1000.0, "transferred": 6500.0}, None),
+        ({"cache_queries": 8000.0, "cache_hits": 8000.0, "transferred": 0.0}, None),
+        ({"cache_queries": 8000.0, "cache_hits": 7440.0}, None),
+    ],
+)
+def test_prompts_that_others_compute_are_told_apart_from_cached_ones(
+    each: Mapping[str, float], share: float | None
+) -> None:
+    """Prefill and decode in pods of their own: more of the latter compute no more either."""
+    told = seen({"a": counting(each)}, pod("a")).fetched_share
     assert told == (None if share is None else pytest.approx(share))
 
 

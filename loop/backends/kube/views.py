@@ -86,6 +86,7 @@ def server_view(
         if "waiting" in unknown
         else sum(gauges.waiting > 0 for gauges in reporting),
         cache_hit_share=figures.cache_hit_share,
+        fetched_share=figures.fetched_share,
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,
         itl_ms=figures.itl_ms,

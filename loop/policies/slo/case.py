@@ -135,11 +135,13 @@ class Sizing:
 
     def _cached_tokens(self, view: ServerView, base: ServerData) -> float:
         """Return the tokens of a prompt that need no prefill: as many as were found in the cache,
-        as far as that is trusted to stay so.
+        as far as that is trusted to stay so, or as are computed elsewhere, also for a new replica.
         """
-        if self.compat or view.load is None or view.cache_hit_share is None:
+        shares = view.cache_hit_share, view.fetched_share
+        if self.compat or view.load is None or shares == (None, None):
             return 0.0 if self.compat else base.cached_tokens
-        return self.prefix_cache_trust * view.cache_hit_share * view.load.in_tokens
+        found, fetched = (share or 0.0 for share in shares)
+        return max(self.prefix_cache_trust * found, fetched) * view.load.in_tokens
 
     def _load(self, view: ServerView) -> Load | None:
         """Return the load to size for: what comes, and what waits."""
