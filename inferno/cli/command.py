@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             found = f"expected one of {', '.join(choices)}; found {wrong[1][:60]!r}"
             message = message.replace(wrong[0], found) + did_you_mean(wrong[1], choices)
         message = re.sub(
-            r"invalid (int|float) value: ('.{0,60})",
+            r"invalid (int|float) value: (['\"].{0,60})",
             lambda told: f"expected {_NUMBERS[told[1]]}, found {told[2]}",
             message,
         )
