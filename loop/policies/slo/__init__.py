@@ -182,7 +182,9 @@ class SloPolicy:
         replicas = {name: one.replicas for name, one in allocations.items()}
 
         def grown(name: str, wanted: int) -> None:
-            accelerator, extra = allocations[name].accelerator, max(0, wanted - replicas[name])
+            accelerator, extra = allocations[name].accelerator, wanted - replicas[name]
+            if extra <= 0:
+                return
             room = gpus_left.room(name, accelerator)
             extra = extra if room is None else min(extra, room)
             gpus_left.take(name, accelerator, extra)
