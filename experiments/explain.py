@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.columns import Window
 from experiments.compare.rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
 from experiments.figures import SCREEN, SERIES, Form, grid_of, our_style, save_figure
 from experiments.output import write_csv, write_text
 from experiments.processes import run_tasks
 from experiments.run import simulate
-from experiments.run_files import RUN, RunRecords, read_about, read_run, seen_from
+from experiments.run_files import RUN, RunRecords, read_about, read_run, seen_from, window_of
 from experiments.scores.misses import CAUSES, MEANING, Misses, misses_of
 from experiments.sources import Sources, read_sources
 from experiments.tables import plain_table, print_table
@@ -94,16 +93,19 @@ def misses_of_directory(
         requests=records.requests,
         pods=records.pods,
         cycles=records.cycles,
-        window=Window(start_s=about["scored"]["start_s"], end_s=about["scored"]["end_s"]),
+        window=window_of(about, directory),
     )
     return config, misses
 
 
 def _config(about: Mapping[str, Any], directory: Path) -> RunConfig:
-    if "scored" not in about:
-        raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found something else")
-    config = config_from_json(about["config"])
-    scenario = Path(config.scenario)
+    try:
+        config = config_from_json(about["config"])
+        scenario = Path(config.scenario)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"{directory / RUN}: config: expected what inferno sim wrote, found another: {error!r}"
+        ) from None
     return replace(
         config,
         data=seen_from(directory, config.data),

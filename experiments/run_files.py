@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.arrow_table import arrow_table
-from experiments.columns import Column, Columns, rows_of
+from experiments.columns import Column, Columns, Window, rows_of
 from experiments.config import RunConfig
 from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
 from experiments.figures import SCREEN, Form, save_figure
@@ -222,6 +222,24 @@ def read_about(directory: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
         raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found {shown(about)}")
     return about
+
+
+def window_of(about: Mapping[str, Any], directory: Path) -> Window:
+    """Return the part of the run in *directory* that is scored, as run.json tells *about* it. Raise
+    SpecError where it does not.
+    """
+    try:
+        scored = about["scored"]
+        window = Window(start_s=float(scored["start_s"]), end_s=float(scored["end_s"]))
+        within = 0.0 <= window.start_s <= window.end_s <= float(about["duration_s"])
+    except (KeyError, TypeError, ValueError):
+        within = False
+    if not within:
+        raise SpecError(
+            f"{directory / RUN}: scored: expected start_s and end_s within the run, found "
+            f"{shown(about.get('scored'))}"
+        )
+    return window
 
 
 def seen_from(directory: Path, path: Path) -> Path:

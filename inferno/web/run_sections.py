@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.columns import Columns, Floats, Window, arrived_within, by_server
 from experiments.explain import misses_of_directory
-from experiments.run_files import SUMMARY, read_about, read_run
+from experiments.run_files import SUMMARY, read_about, read_run, window_of
 from experiments.scores.misses import Misses
 from experiments.scores.verdicts import measured_latencies_ms
 from experiments.tables import run_table
@@ -57,7 +57,7 @@ def read_for_report(directory: Path, name: str) -> ReadRun:
     """Read the run in *directory*. Raise SpecError where its files are missing or damaged."""
     records = read_run(directory)
     summary, about = read_json(directory / SUMMARY), read_about(directory)
-    window = Window(start_s=about["scored"]["start_s"], end_s=about["scored"]["end_s"])
+    window = window_of(about, directory)
     misses, why_none = None, ""
     try:
         _, misses = misses_of_directory(directory, records)

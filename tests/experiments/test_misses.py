@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,25 @@ def test_a_run_is_explained_from_anywhere(tmp_path: Path, monkeypatch: pytest.Mo
     _, here = misses_of_directory(Path("../made/out/run"))
     assert here.names == there.names
     assert here.points.tolist() == there.points.tolist()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "line"),
+    [
+        ("config", {"data": "mine"}, "run.json: config: expected what inferno sim wrote, found"),
+        ("scored", [], "run.json: scored: expected start_s and end_s within the run, found []"),
+        ("scored", {"start_s": 0, "end_s": 1e300}, "within the run, found {"),
+    ],
+)
+def test_a_damaged_run_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, value: object, line: str
+) -> None:
+    """It was a traceback, or took the memory of the machine."""
+    run_to_directory(RunConfig(data=SAMPLE_DATA / "small", hours=1e-9), tmp_path)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {part: value}))
+    assert main(["explain-misses", str(tmp_path)]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_without_requests_nobody_knows_the_attainment(
