@@ -271,8 +271,7 @@ def _known(
         for name, span in there.items()
     )
     length_s = (end_s - begin_s) * settings.speed
-    present_s = sum(end - begin for begin, end in there.values())
-    there_per_s = present_s / length_s
+    there_per_s = sum(end - begin for begin, end in there.values()) / length_s
     grown = Growth(every)
     total = grown.total
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
