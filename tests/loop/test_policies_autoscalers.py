@@ -18,6 +18,7 @@ from loop.policies import aibrix, forecasts, keda, make_policy
 from loop.policies.hpa_rules import Recommendation
 from loop.policies.kpa import samples_of
 from loop.policies.ray_serve import NONE_PENDING, Config, decided
+from loop.policies.slo import SloPolicy
 from loop.ports import Policy
 from loop.testing.fakes import pod_view, server_data, server_view, system
 from loop.types import Decision, Load, PodView, ServerView, Snapshot, Target
@@ -531,11 +532,9 @@ def test_predictive_is_ahead_of_slo_while_the_load_rises() -> None:
         load = replace(BUSY, rate_rpm=600.0 + 20.0 * now_s)
         return server_view(wanted=replicas, ready=replicas, load=load)
 
-    plain = make_policy("slo", headroom=0.0, forecasts=False)
-    runs = [
-        replicas_of(played(policy, rising, until_s=480.0))
-        for policy in (make_policy("predictive", headroom=0.0), plain)
-    ]
+    predictive = make_policy("predictive", headroom=0.0)
+    plain = SloPolicy(headroom=0.0, forecasts=False, tick_s=predictive.tick_s)
+    runs = [replicas_of(played(policy, rising, until_s=480.0)) for policy in (predictive, plain)]
     pairs = list(zip(*runs, strict=True))
     assert all(early >= late for early, late in pairs)
     assert any(early > late for early, late in pairs)

@@ -63,7 +63,7 @@ class SloPolicy:
     down_s: float = 300.0
     optimize: Optimize | None = None
     name: str = "slo"
-    tick_s: float = 30.0
+    tick_s: float = 20.0
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
     lately: Lately = field(init=False, default_factory=Lately, compare=False, repr=False)
     standing: Standing = field(init=False, default_factory=Standing, compare=False, repr=False)

@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
 # The same, of a load of which nobody knows what it will be: where that has gone, it stays, and its
-# queue grows until further pods are ready.
-OVERLOAD_UNSURE = 0.15
+# queue grows until further pods are ready. It has more than the margin that pays, too: nobody knows
+# either how far it may go. Bursts are over before: of a load that comes in them, so much less.
+OVERLOAD_UNSURE = 0.08
+UNSURE_MORE = 0.25
+BURSTS_LESS = 0.7
 # of a request within its targets, what one is worth that comes late
 LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
 # bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
 # replicas have over, next to nothing.
-MARGIN_MIN = 0.27
+MARGIN_MIN = 0.29
 FEW = 8.0
 # Of how a load varies within a window, so much is planned for; more of it is over before it fills
 # a queue. The load is taken as lognormal about its window, by the middles of seven equal parts.
-WITHIN_MIN, WITHIN_MAX = 0.03, 0.3
+WITHIN_MIN, WITHIN_MAX = 0.03, 0.22
 PARTS = np.array([-1.465, -0.792, -0.366, 0.0, 0.366, 0.792, 1.465])
 COUNTS_MAX = 48  # numbers of replicas that are compared
 # What a request that meets its targets is worth [cents] if the class does not say, by priority.
@@ -85,16 +88,17 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        unsure = found.unsure
-        missed = self.missed_rpm(futures, capacities, unsure=unsure).sum(axis=1) / len(futures)
+        strays = found.unsure * (1.0 - BURSTS_LESS * found.bursty)
+        missed = self.missed_rpm(futures, capacities, unsure=strays).sum(axis=1) / len(futures)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
         best = int(counts[int(cost.argmin())])
         if best <= fewest:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        whole = max(unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
-        return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * whole) * margin
+        whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
+        had = MARGIN_MIN + (1.0 - MARGIN_MIN) * whole
+        return found.middle + had * (1.0 + UNSURE_MORE * strays) * margin
 
 
 def _varied(futures: Floats, within: float) -> Floats:
