@@ -22,7 +22,7 @@ import pytest
 from loop.backends.kube.labels import NAME
 from loop.backends.kube.read import scraped
 from loop.backends.metrics.answers import read_matrix, share
-from loop.backends.metrics.api import PrometheusError, PrometheusSettings
+from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
 from loop.backends.metrics.prometheus import Prometheus, window_query
 from loop.backends.metrics.reach import WIDEST_S
 from loop.backends.metrics.source import Measurement
@@ -346,6 +346,26 @@ def test_a_refusal_that_is_of_each_part_too_is_told_as_it_came() -> None:
         found = [source.measure([scraped(server(pod("a")))], now_s=NOW_S) for _ in range(2)]
     assert [one.error for one in found] == ["prometheus: HTTP 400: bad_data: no whole"] * 2
     assert len(paths) == 4, "the whole, the names, one part, and the whole"
+
+
+def test_parts_of_a_question_are_asked_as_often_as_the_whole() -> None:
+    """Percentiles, which a cycle waits for, are asked for once and not again."""
+    asked_for: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/v1/label/__name__/values":
+            return httpx.Response(200, json={"status": "success", "data": ["a"]})
+        asked_for.append(query := parse_qs(request.content.decode())["query"][0])
+        status = 422 if "=~" in query else 200 if len(asked_for) == 2 else 502
+        return httpx.Response(status, json=matrix())
+
+    transport = httpx.MockTransport(handle)
+    with closing(Api(SETTINGS, wall_s=lambda: EPOCH_S, transport=transport)) as api:
+        told = {"query": '{__name__=~"a|b"}'}
+        api.fetch(told, may_divide=True)
+        with pytest.raises(PrometheusError):
+            api.fetch(told, attempts=1)
+    assert asked_for == [told["query"], '{__name__="a"}', '{__name__="a"}']
 
 
 @pytest.mark.parametrize("label", ["cluster", "site"])

@@ -187,7 +187,9 @@ class Api:
         divisible = has_parts(told.get("query", ""))
         known = self._clock.now_s() < self._parts_until_s
         if divisible and known and self._in_parts:
-            return self._put_together(told, path=f"/query{over}", total_s=total_s)
+            return self._put_together(
+                told, path=f"/query{over}", attempts=attempts, total_s=total_s
+            )
         try:
             return self._whole(told, path=f"/query{over}", attempts=attempts, total_s=total_s)
         except RefusedError as refusal:
@@ -195,7 +197,9 @@ class Api:
                 raise
             self._parts_until_s = self._clock.now_s() + PARTS_S
             try:
-                answer = self._put_together(told, path=f"/query{over}", total_s=total_s)
+                answer = self._put_together(
+                    told, path=f"/query{over}", attempts=attempts, total_s=total_s
+                )
             except PrometheusError:
                 self._in_parts = False
                 raise refusal from None
@@ -204,7 +208,9 @@ class Api:
             self._in_parts = True
             return answer
 
-    def _put_together(self, told: Mapping[str, str], *, path: str, total_s: float) -> Fetched:
+    def _put_together(
+        self, told: Mapping[str, str], *, path: str, attempts: int, total_s: float
+    ) -> Fetched:
         """Return the answer to a question, put together of those to one for each metric that it
         asks for. Raise PrometheusError.
         """
@@ -213,7 +219,7 @@ class Api:
         def asked(query: str) -> Fetched:
             left_s = max(0.1, until_s - self._clock.now_s())
             return self._whole(
-                {**told, "query": query}, path=path, attempts=ATTEMPTS, total_s=left_s
+                {**told, "query": query}, path=path, attempts=attempts, total_s=left_s
             )
 
         there, reply = self._metrics(total_s=total_s)
