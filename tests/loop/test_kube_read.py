@@ -266,7 +266,7 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
     claiming[1]["ports"] = first[1:]
     proxy = {"name": "proxy", "ports": first[:1]}
     claims = pod("h", spec={"containers": [proxy, *claiming]})
-    script = {"command": ["sh", "-c"], "args": ["exec trtllm-serve /models/m --port 9000"]}
+    script = {"command": ["sh", "-c"], "args": ["exec /usr/bin/trtllm-serve /models/m"]}
     tensorrt = pod("i", spec={"containers": [{"name": "c", "ports": ports[:1], **script}]})
     every = alive(named, annotated, bare, behind, two, probes, datagrams, claims, tensorrt)
     found = [(one.metrics_ports, one.metrics_path) for one in every]

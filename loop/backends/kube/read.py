@@ -52,7 +52,7 @@ GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
 # Where trtllm-serve shows its own: at /metrics it hands out statistics in JSON, each of them once.
-_TENSORRT, TENSORRT_PATH = re.compile(r"(?<!\S)trtllm-serve(?!\S)"), "/prometheus/metrics"
+_TENSORRT, TENSORRT_PATH = re.compile(r"(?<![\w.-])trtllm-serve(?!\S)"), "/prometheus/metrics"
 _PORT_OF_METRICS = re.compile(r"(?:https?-)?metrics(?:-?\d+)?|https?(?:-?\d+)?")
 _PORT_OF_PROBES = re.compile(r"health|probe|live|ready|status|admin")
 
