@@ -166,9 +166,10 @@ class ServerView(OfPools):
     pending those without units. load is the demand at the router, latest what of it came in the
     last part of the window (None: nobody tells); completions_rpm what was finished; running,
     waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last scrape; backlog is the
-    requests that wait, at the router and in pods. reporting is how many ready pods load was summed
-    over; None if load is of the whole server, as a router sees it. replicas_min and replicas_max
-    are bounds that the world sets for this server (None: no upper one).
+    requests that wait for a pod that stays, at the router and in pods (waiting: in all pods).
+    reporting is how many ready pods load was summed over; None if load is of the whole server, as a
+    router sees it. replicas_min and replicas_max are bounds that the world sets for this server
+    (None: no upper one).
 
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
     none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the

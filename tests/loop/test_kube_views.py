@@ -9,6 +9,7 @@ import pytest
 from loop.backends.kube import labels as names
 from loop.backends.kube.patches import batch_note
 from loop.backends.kube.views import Sight, server_view
+from loop.policies.slo.demand import waiting_rpm
 from loop.signals.demand import Figures, Gauges
 from loop.types import Load
 from tests.loop.kube_objects import date, pod, server
@@ -33,7 +34,8 @@ def test_pods_beyond_what_is_wanted_are_seen_as_they_are() -> None:
 def test_what_is_in_pods_that_end_is_load_of_the_server() -> None:
     """Else half of what is in flight would seem to be gone with every scale-down, and a loop that
     goes by it would take away as much again; on the twin it counts until it has ended. Their KV
-    caches are of no use to anybody.
+    caches are of no use to anybody, and no further pod would help what waits in them: the twin
+    hands that back to its router.
     """
     one = server(pod("a"), pod("b"), pod("c", phase="draining"))
     names_of_pods = [each.name for each in one.pods]
@@ -44,8 +46,9 @@ def test_what_is_in_pods_that_end_is_load_of_the_server() -> None:
     )
     figures = Figures(pods=dict(zip(names_of_pods, gauges, strict=True)))
     view = server_view(one, Sight(figures=figures))
-    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (9, 11, 11, 0.3)
+    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (9, 11, 2, 0.3)
     assert view.waiting_pods == 1
+    assert waiting_rpm(view, drain_s=60.0) == 2.0
     assert [each.waiting for each in view.pods] == [2, 0, 9]
 
 

@@ -64,7 +64,6 @@ def server_view(
     unknown = _unknown_gauges(server, reporting)
     caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
     holding = [*reporting, *_ending(server, figures)]
-    waiting = sum([gauges.waiting for gauges in holding])
     low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
@@ -95,8 +94,9 @@ def server_view(
         percentiles_age_s=figures.percentiles_age_s,
         output_tps=figures.output_tps,
         running=sum([gauges.running for gauges in holding]),
-        waiting=waiting,
-        backlog=waiting,
+        waiting=sum([gauges.waiting for gauges in holding]),
+        # What waits in a pod that ends waits for no other one.
+        backlog=sum([gauges.waiting for gauges in reporting]),
         kv_usage=sum(caches) / len(caches) if caches else 0.0,
         unknown_gauges=unknown,
         replicas_min=low,
