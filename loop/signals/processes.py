@@ -133,7 +133,8 @@ def processes_of(
 
 def _leave_out_reckoned(by_labels: dict[Labels, list[Series]], names: Names) -> None:
     """Leave out of *by_labels* what a recording rule has made of other series of the pod: it has
-    neither job nor instance, as all that was scraped has then, and tells what that tells.
+    neither job nor instance, as all that was scraped has then, and tells what that tells. A rule
+    names no engine that was not scraped.
     """
     scraped = [labels for labels in by_labels if not SCRAPED.isdisjoint(name for name, _ in labels)]
     if not scraped or len(scraped) == len(by_labels):
@@ -144,7 +145,10 @@ def _leave_out_reckoned(by_labels: dict[Labels, list[Series]], names: Names) -> 
         for one in by_labels[labels]
         for quantity, _ in _meanings(names, one.metric)
     }
+    pairs = frozenset(chain.from_iterable(scraped))
     for labels in by_labels.keys() - set(scraped):
+        if any(pair[0] in APART and pair not in pairs for pair in labels):
+            continue
         by_labels[labels] = [
             one
             for one in by_labels[labels]

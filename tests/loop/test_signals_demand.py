@@ -1980,6 +1980,15 @@ def test_what_a_rule_has_made_of_metrics_under_their_own_names_counts_once(
     assert (gauges.running, gauges.unknown, gauges.engines) == (4, frozenset(), 1)
 
 
+@pytest.mark.parametrize("label", ["engine", "container"])
+def test_an_engine_that_nobody_else_scrapes_is_made_by_no_rule(label: str) -> None:
+    """Who scrapes it leaves job and instance away: two thirds of the load were not counted."""
+    page = {"job": "vllm", "instance": "10.0.0.1:8000", label: "0"}
+    first = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=page)
+    second = series_of(engine(NOW_S - 50.0, rps=2.0, base=9000.0), labels={label: "1"})
+    assert rate_rpm(told_of({"a": [*first, *second]}, pod("a"))) == pytest.approx(180.0)
+
+
 def test_metrics_that_a_recording_rule_has_named_anew_are_no_further_scrapes() -> None:
     """A rule is evaluated between scrapes, and keeps all labels."""
     scraped_ones = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0))
