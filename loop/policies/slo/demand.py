@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from loop.policies.slo.worth import Worth
     from loop.types import ServerView
 
-# How long a demand is held: of a load that comes in bursts, or is unsure, for down_s, and by the
-# square of how far it is: to hold for a little of that costs more than what it meets is worth;
-# of one that comes back by the clock, as long as a clock may be wrong.
+# How long a demand is held: of a load that comes in bursts for down_s, and by the square of how far
+# it does: to hold for a little of that costs more than what it meets is worth; of one that comes
+# back by the clock, as long as a clock may be wrong. One that nobody can foresee is not held: the
+# same money meets more as a margin.
 HELD_SEASON_S = 120.0
 # Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
@@ -301,16 +302,14 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
 
 
 def _held_s(memory: Memory, horizon: Horizon) -> float:
-    """Return how long a demand is held [s]: a burst comes back, and so may what was there a moment
-    ago of a load that is unsure; one that has moved does not. The bursts that a window does not
-    show are known for as long again.
+    """Return how long a demand is held [s]: a burst comes back; a load that has moved does not.
+    The bursts that a window does not show are known for as long again.
     """
     assert memory.foreseen is not None, "it was foreseen"
     found, within = memory.foreseen.found, memory.spread.within
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
-    back = max(found.bursty**2, found.unsure**2)
-    return (back + min(1.0, within / RESTLESS) ** 2) * horizon.down_s
+    return (found.bursty**2 + min(1.0, within / RESTLESS) ** 2) * horizon.down_s
 
 
 def waiting_rpm(

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
 # The same, of a load of which nobody knows what it will be: where that has gone, it stays, and its
-# queue grows until further pods are ready. It has more than the margin that pays, too: nobody knows
-# either how far it may go. Bursts are over before: of a load that comes in them, so much less.
-OVERLOAD_UNSURE = 0.08
-UNSURE_MORE = 0.25
-BURSTS_LESS = 0.7
+# queue grows until further pods are ready. It has so much more than the margin that pays, too:
+# nobody knows either how far it may go. Of a load that comes in bursts, these are over before.
+OVERLOAD_UNSURE = 0.15
+UNSURE_MORE = 0.9
 # of a request within its targets, what one is worth that comes late
 LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
@@ -88,7 +87,7 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        strays = found.unsure * (1.0 - BURSTS_LESS * found.bursty)
+        strays = found.unsure * (1.0 - found.bursty)
         missed = self.missed_rpm(futures, capacities, unsure=strays).sum(axis=1) / len(futures)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
         best = int(counts[int(cost.argmin())])
