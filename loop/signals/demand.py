@@ -44,8 +44,9 @@ _SHOWN = frozenset(GAUGES_SHOWN)
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
 TOKENS_PER_STEP_MIN = 1.1
 # Of the prompt tokens that are not in its own cache, a decode engine gets all but the last one from
-# one that does prefill. A cache in host memory never has what is new in a prompt.
-FETCHED_SHARE_MIN = 0.98
+# one that does prefill: it computes no more than a block of each. A cache in host memory never has
+# what is new in a prompt, be that little of a long one.
+FETCHED_SHARE_MIN, COMPUTED_TOKENS_MAX = 0.98, 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +298,7 @@ def _known(
         reporting=len(telling),
         at_first=at_first,
         cache_hit_share=_cache_hit_share(grown.over("cache_hits", "cache_queries").total),
-        fetched_share=_fetched_share(total),
+        fetched_share=_fetched_share(total, ends=ends),
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
@@ -652,13 +653,16 @@ def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:
     return None if share is None else min(1.0, share)
 
 
-def _fetched_share(total: Mapping[str, float | None]) -> float | None:
+def _fetched_share(total: Mapping[str, float | None], *, ends: float) -> float | None:
     """Return which share of the prompt tokens that are not in the cache of the engine is fetched
-    from elsewhere, None if it is not nearly all.
+    from elsewhere, None if it is not nearly all. *ends*: of how many requests.
     """
     asked = total.get("cache_queries") or total.get("prompt") or 0.0
-    share = _mean(total.get("transferred"), asked - (total.get("cache_hits") or 0.0))
-    return min(1.0, share) if share is not None and share >= FETCHED_SHARE_MIN else None
+    fetched, missing = total.get("transferred"), asked - (total.get("cache_hits") or 0.0)
+    share = _mean(fetched, missing)
+    if fetched is None or share is None or share < FETCHED_SHARE_MIN:
+        return None
+    return min(1.0, share) if missing - fetched <= COMPUTED_TOKENS_MAX * ends else None
 
 
 def _whole(total: float | None) -> int | None:

@@ -1227,6 +1227,7 @@ def test_the_share_of_prompt_tokens_that_nobody_computes_is_told(
         ({"cache_queries": 0.0, "cache_hits": 0.0, "prompt": 8000.0, "transferred": 8000.0}, 1.0),
         # A cache in host memory has no new tokens, and a new pod an empty one.
         ({"cache_queries": 8000.0, "cache_hits": 1000.0, "transferred": 6500.0}, None),
+        ({"cache_queries": 40300.0, "cache_hits": 0.0, "transferred": 39990.0}, None),
         ({"cache_queries": 8000.0, "cache_hits": 8000.0, "transferred": 0.0}, None),
         ({"cache_queries": 8000.0, "cache_hits": 7440.0}, None),
     ],
