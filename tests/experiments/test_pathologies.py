@@ -113,7 +113,7 @@ def test_kv_caches_that_are_too_full(tmp_path: Path) -> None:
     fewer would: an HPA has more and more of them. A smaller batch is the cure.
     """
     now = {"accelerator": "H200", "numReplicas": 2, "maxBatch": 72}
-    load = {"arrivalRate": 100, "avgInTokens": 9000, "avgOutTokens": 1900}
+    load = {"arrivalRate": 120, "avgInTokens": 9000, "avgOutTokens": 1900}
     one_server(tmp_path, "large", "Batch-Qwen2.5-14B", now, load)
 
     def run(policy: str) -> tuple[dict[str, Any], list[int]]:

@@ -130,7 +130,7 @@ def test_the_scenario_speaks_where_the_user_is_silent_and_yields_where_not() -> 
     assert (resolved.disturbance_alpha, resolved.interval_s, resolved.period_s, resolved.hours) == (
         0.1,
         60.0,
-        30.0,
+        20.0,
         1.0,
     )
 
