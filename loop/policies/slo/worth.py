@@ -47,7 +47,8 @@ class Worth:
     """What a replica costs [cents/h], and a request that meets its targets is worth [cents].
 
     Replicas that get more than they can take fail nearly all requests when that is OVERLOAD more,
-    and OVERLOAD_UNSURE of a load that is unsure.
+    and OVERLOAD_UNSURE of a load that strays: nobody knows what it will be, and it comes in no
+    bursts.
     """
 
     replica_cents_per_h: float
@@ -72,7 +73,8 @@ class Worth:
 
     def rate_rpm(self, found: Forecast, *, replica_rpm: float, within: float = 0.0) -> float:
         """Return the load to have replicas for: the number that costs least with the requests that
-        miss their targets for want of more, but never fewer than the middle of *found* needs.
+        miss their targets for want of more, but never fewer than the middle of *found* needs; of
+        what is above that a part only, and more than it of a load that strays.
         *within*: the coefficient of variation of the load within a window.
         """
         if replica_rpm <= 0.0 or self.met_cents <= 0.0:
@@ -87,7 +89,8 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        strays = found.unsure * (1.0 - found.bursty)
+        unsure = found.unsure
+        strays = unsure * (1.0 - found.bursty)
         missed = self.missed_rpm(futures, capacities, unsure=strays).sum(axis=1) / len(futures)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
         best = int(counts[int(cost.argmin())])
@@ -95,7 +98,7 @@ class Worth:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
+        whole = max(unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
         had = MARGIN_MIN + (1.0 - MARGIN_MIN) * whole
         return found.middle + had * (1.0 + UNSURE_MORE * strays) * margin
 
