@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
@@ -23,10 +22,10 @@ from loop.backends.fetch import (
     Fetched,
     FetchError,
     fetch,
-    public_trust,
     retry_after_s,
 )
 from loop.backends.metrics.parts import has_parts, parts_of, put_together
+from loop.backends.metrics.trust import proxy_at, stamp_of, trust
 from loop.clocks import MonotonicClock
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
@@ -76,6 +75,11 @@ class PrometheusSettings:
     pod_label: str = "pod"
     names: Names = NAMES
 
+    @property
+    def certificates(self) -> tuple[Path | None, Path | None, Path | None]:
+        """Return the files of those whom we trust, of our own certificate and of its key."""
+        return self.ca_path, self.cert_path, self.key_path
+
 
 class PrometheusError(LoopError):
     """Prometheus did not answer, or not with what was asked for."""
@@ -102,7 +106,7 @@ class Api:
         self._settings = settings
         self._wall_s = wall_s
         self._transport = transport
-        self._stamp = _stamp(settings)
+        self._stamp = stamp_of(*settings.certificates)
         self._client = self._connected()
         self._url = _api_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
@@ -119,17 +123,17 @@ class Api:
 
     def _connected(self) -> httpx.Client:
         return httpx.Client(
-            verify=_trust(self._settings),
+            verify=trust(*self._settings.certificates),
             timeout=self._settings.timeout_s,
             trust_env=False,
             limits=NOTHING_KEPT,
             transport=self._transport,
-            proxy=_proxy(self._settings.proxy),
+            proxy=proxy_at(self._settings.proxy),
         )
 
     def _renew_trust(self) -> None:
         """Read the certificates anew if they have changed: they are renewed in place, too."""
-        stamp = _stamp(self._settings)
+        stamp = stamp_of(*self._settings.certificates)
         if stamp == self._stamp:
             return
         try:
@@ -345,62 +349,6 @@ def _date_s(reply: Fetched) -> float | None:
         return made_s + float(whole(reply.headers.get("Age", "0")) or 0) + 0.5
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _stamp(settings: PrometheusSettings) -> tuple[tuple[int, int] | None, ...]:
-    """Return what changes with each file of certificates, None for one that is not there."""
-    found: list[tuple[int, int] | None] = []
-    for path in (settings.ca_path, settings.cert_path, settings.key_path):
-        try:
-            told = None if path is None else path.stat()
-        except OSError:
-            told = None
-        found.append(None if told is None else (told.st_mtime_ns, told.st_ino))
-    return tuple(found)
-
-
-def _trust(settings: PrometheusSettings) -> ssl.SSLContext:
-    """Return whom we trust, and as whom we show ourselves. Raise SpecError."""
-    context = _trusted(settings.ca_path)
-    cert, key = settings.cert_path, settings.key_path
-    if cert is None and key is None:
-        return context
-    if cert is None:
-        raise SpecError(f"{key}: expected the certificate of this key, too, found none")
-    if settings.ca_path is None:
-        context = httpx.create_ssl_context(trust_env=False)  # what all share stays as it is
-    try:
-        # Of a key with a password nobody can be asked.
-        context.load_cert_chain(cert, key, password="")
-    except (OSError, ssl.SSLError) as error:
-        files = cert if key is None else f"{cert}, {key}"
-        raise SpecError(
-            f"{files}: expected a certificate and its key without a password (PEM), found {error}"
-        ) from error
-    return context
-
-
-def _trusted(ca_path: Path | None) -> ssl.SSLContext:
-    if ca_path is None:
-        return public_trust()
-    try:
-        return ssl.create_default_context(cafile=str(ca_path))
-    except (OSError, ssl.SSLError) as error:
-        raise SpecError(f"{ca_path}: expected CA certificates (PEM), found {error}") from error
-
-
-def _proxy(url: str) -> httpx.Proxy | None:
-    """Return the proxy at *url*, None if there is to be none. Raise SpecError."""
-    if not url:
-        return None
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        # Not what was found: a password may be in it.
-        raise SpecError("prometheus proxy: expected a URL such as http://proxy:3128")
-    return httpx.Proxy(parsed)
 
 
 def _api_url(url: str) -> httpx.URL:
