@@ -63,11 +63,18 @@ def tls_server(folder: Path, text: bytes) -> Iterator[TlsServer]:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl on PATH to make certificates with")
     server = TlsServer(folder, text)
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
+    with serving(server.http):
+        yield server
+
+
+@contextmanager
+def serving(http: ThreadingHTTPServer) -> Iterator[None]:
+    """Have *http* answer from a thread of its own."""
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield server
+        yield
     finally:
-        server.http.shutdown()
-        server.http.server_close()
+        http.shutdown()
+        http.server_close()
         thread.join()

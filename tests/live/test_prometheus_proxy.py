@@ -15,7 +15,7 @@ import pytest
 
 from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
 from loop.errors import SpecError
-from tests.live.certificates import tls_server
+from tests.live.certificates import serving, tls_server
 
 BYTES = 2**16
 
@@ -68,14 +68,8 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 def proxy() -> Iterator[Proxy]:
     """Run a proxy."""
     made = Proxy()
-    thread = threading.Thread(target=made.http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(made.http):
         yield made
-    finally:
-        made.http.shutdown()
-        made.http.server_close()
-        thread.join()
 
 
 def test_a_prometheus_behind_a_proxy_is_asked_through_it(tmp_path: Path) -> None:
