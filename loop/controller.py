@@ -405,12 +405,16 @@ class Controller:
         return _Planned(asked, targets, snapshot, system, decision, changes, cost, lines)
 
     def _known(self, snapshot: Snapshot) -> SystemData:
-        """Return what the policy is to know: the batch of each server whose batch is fixed; in mode
-        "export", that every server stays on its accelerator, at its batch.
+        """Return what the policy is to know: the batch of each server whose batch is fixed, and
+        whose accelerator is; in mode "export", that every server stays on its accelerator, at its
+        batch.
         """
         system, stays = self._system, self._settings.mode == "export"
-        seen = snapshot.servers.items()
-        fixed = [(name, view) for name, view in seen if stays or view.batch_fixed]
+        fixed = [
+            (name, view)
+            for name, view in snapshot.servers.items()
+            if stays or view.batch_fixed or view.accelerator_fixed
+        ]
         if not fixed:
             return system
         servers = dict(system.servers)
@@ -418,8 +422,8 @@ class Controller:
             base = servers.get(name) or ServerData(name=name, model=view.model)
             servers[name] = replace(
                 base,
-                keep_accelerator=stays or base.keep_accelerator,
-                max_batch=view.max_batch or base.max_batch,
+                keep_accelerator=stays or view.accelerator_fixed or base.keep_accelerator,
+                max_batch=(view.max_batch if stays or view.batch_fixed else 0) or base.max_batch,
             )
         return system if servers == system.servers else replace(system, servers=servers)
 

@@ -177,8 +177,8 @@ class ServerView(OfPools):
     share of the prompt tokens that were found in the prefix cache, fetched_share that of the others
     which are computed elsewhere and fetched, if these are nearly all (decode pods; None: not so, or
     nobody knows). gpus_per_replica is how many
-    GPUs a replica has on any accelerator (None: as many as the accelerator needs). batch_fixed: its
-    max batch stays as it is, whatever is decided. gpus_reachable
+    GPUs a replica has on any accelerator (None: as many as the accelerator needs). batch_fixed,
+    accelerator_fixed: that stays as it is, whatever is decided. gpus_reachable
     are the GPUs of each type that its pods can be put on (None: all there are). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
     long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
@@ -230,6 +230,7 @@ class ServerView(OfPools):
     fetched_share: float | None = None
     gpus_per_replica: int | None = None
     batch_fixed: bool = False
+    accelerator_fixed: bool = False
     gpus_reachable: Mapping[str, int] | None = None
     hold: Why | None = None
     grace_s: float | None = None

@@ -107,6 +107,7 @@ class ServerLine(Answer):
     max_replicas: int | None
     gpus_per_replica: int | None
     batch_fixed: bool
+    accelerator_fixed: bool
     gpus_reachable: dict[str, int] | None
     missing: MissingReplicas | None
     grace_s: float | None

@@ -25,8 +25,12 @@ from loop.backends.kube.patches import (
     manager_of,
     others_changed,
     patch_of,
+    stays_note,
+    what_stays,
 )
+from loop.backends.kube.read import Server
 from loop.backends.kube.rivals import Contest
+from loop.backends.kube.views import Sight, server_view
 from loop.types import FULL_CACHES, Change, Pool, Why, one_pool
 from tests.loop.kube_objects import EPOCH_S, Json, read
 
@@ -260,6 +264,38 @@ def test_a_template_whose_rollout_is_paused_is_let_alone_and_replicas_change() -
     pool, note = allowed(change(replicas=4, max_batch=64), **fields)
     assert (pool.replicas, pool.max_batch) == (4, 16)
     assert note == "its rollout is paused (spec.paused): its template stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("command", "spec", "why"),
+    [
+        (["--max-num-seqs=16"], {"paused": True}, "its rollout is paused (spec.paused)"),
+        (["--max-num-seqs", "$(BATCH)"], {}, "has no number of its own in '$(BATCH)'"),
+        (["--max-num-seqs=16"], {}, ""),
+    ],
+)
+def test_what_a_template_cannot_take_is_known_before_anything_is_decided(
+    command: list[str], spec: dict[str, object], why: str
+) -> None:
+    """Two replicas of a batch of 117 were asked for, and both kept 16: five were needed."""
+    fields = with_command(args=command)
+    fields["spec"] = fields.get("spec", {}) | spec
+    one = read(**fields)
+    stays = what_stays(one, date=LATER)
+    assert (stays.batch, stays.accelerator) == (bool(why), False)
+    assert stays_note(one, stays).endswith(why)
+    assert server_view(Server(deployment=one), Sight(), stays=stays).batch_fixed is bool(why)
+
+
+def test_pods_that_were_replaced_just_now_stay_as_they_are() -> None:
+    """For ten minutes replicas were counted for a batch and an accelerator that had to wait."""
+    status = json.dumps({"templateTime": DATE})
+    selects = {names.STATUS: status, names.APPLY_NODE_SELECTOR: "gpu"}
+    one = read(annotations=selects)
+    soon = datetime(2026, 1, 1, 0, 3, tzinfo=UTC)
+    assert [what_stays(one, date=at).accelerator for at in (soon, LATER)] == [True, False]
+    view = server_view(Server(deployment=one), Sight(), stays=what_stays(one, date=soon))
+    assert (view.accelerator_fixed, view.batch_fixed) == (True, False)
 
 
 GPUS = {("llama_8b", "H100"): 2, ("llama_8b", "4xL40S"): 4, ("llama_8b", "2xA100"): 2}

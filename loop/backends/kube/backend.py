@@ -43,7 +43,9 @@ from loop.backends.kube.patches import (
     measured_by,
     missing_event,
     pool_text,
+    stays_note,
     tenant_of,
+    what_stays,
 )
 from loop.backends.kube.read import (
     NOT_PAUSED,
@@ -480,6 +482,7 @@ class KubeBackend:
             hold=hold,
             gpus_reachable=capacity.reachable.get(name) if capacity else None,
             least=budget.least if budget else 0,
+            stays=what_stays(server.deployment, date=self._date()),
         )
 
     def _hold(self, server: Server, unlisted: Mapping[str, str], *, now_s: float) -> Why | None:
@@ -580,6 +583,11 @@ class KubeBackend:
         figures = {name: one.figures for name, one in sights.items() if one.figures}
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
         told += [batch_note(one.deployment) for one in servers.by_name.values()]
+        date = self._date()
+        told += [
+            stays_note(one.deployment, what_stays(one.deployment, date=date))
+            for one in servers.by_name.values()
+        ]
         told += [
             f"{name}: {line}"
             for name, one in servers.by_name.items()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ REASON_MAX = 500
 # seen in 100 s, one of them for 16 → 17.
 BATCH_RATIO_MIN, BATCH_RATIO_MAX = 0.75, 1.25
 TEMPLATE_S_MIN = 600.0  # between two changes of a pod template: new pods need minutes to start
+PAUSED = "its rollout is paused (spec.paused)"
 UNDONE_MAX = 10**6  # a note that says more is nobody's of the loop
 MANAGER = "inferno"
 LATEST = "~"  # sorts behind every date
@@ -35,6 +37,18 @@ MESSAGE_MAX = 1000  # of an Event; a server refuses longer ones
 
 class UnfitError(Exception):
     """A change cannot be written as the Deployment asks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stays:
+    """What of a Deployment stays as it is, its batch and its accelerator, and why."""
+
+    batch: bool = False
+    accelerator: bool = False
+    why: str = ""
+
+
+NOTHING_STAYS = Stays()
 
 
 def pool_text(pool: Pool) -> str:
@@ -176,14 +190,12 @@ def as_the_template_allows(
         template = _possible_patch(deployment, desired, types=types, gpus=gpus)
         notes.append(f"{error}: {note}")
     if template and deployment.rollout_paused:
-        notes.append("its rollout is paused (spec.paused): its template stays as it is")
+        notes.append(f"{PAUSED}: its template stays as it is")
         stays = _moves(template) and desired.accelerator != held.accelerator
         desired = held if stays else replace(desired, max_batch=held.max_batch)
         return desired, "; ".join(notes)
-    before = _template_changed(deployment)
-    waited_s = (date - before).total_seconds() if before else TEMPLATE_S_MIN
-    if template and 0.0 <= waited_s < TEMPLATE_S_MIN:
-        left_s = TEMPLATE_S_MIN - waited_s
+    left_s = _waits_s(deployment, date=date)
+    if template and left_s > 0.0:
         if desired.accelerator != held.accelerator and _moves(template):
             desired = held
             notes.append(f"moves no sooner than in {left_s:.0f} s: its pods were replaced just now")
@@ -194,6 +206,51 @@ def as_the_template_allows(
                 "just now"
             )
     return desired, "; ".join(notes)
+
+
+def _waits_s(deployment: Deployment, *, date: datetime) -> float:
+    """Return how long the pod template of *deployment* is to stay, as its pods were replaced just
+    now [s]; 0 if it may change.
+    """
+    before = _template_changed(deployment)
+    waited_s = (date - before).total_seconds() if before else TEMPLATE_S_MIN
+    return TEMPLATE_S_MIN - waited_s if 0.0 <= waited_s < TEMPLATE_S_MIN else 0.0
+
+
+def what_stays(deployment: Deployment, *, date: datetime) -> Stays:
+    """Return what of *deployment* its pod template does not let change now, whatever is decided.
+
+    Who decides has to know it before: replicas that are counted for a batch or an accelerator that
+    nobody gives them are too few.
+    """
+    writes_batch = bool(deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip())
+    selector = deployment.annotations.get(names.APPLY_NODE_SELECTOR, "").strip()
+    moves = bool(selector) or deployment.applies_gpus
+    if not (writes_batch or moves):
+        return NOTHING_STAYS
+    if deployment.rollout_paused:
+        return Stays(batch=writes_batch, accelerator=moves, why=PAUSED)
+    if _waits_s(deployment, date=date) > 0.0:
+        why = f"its pods were replaced less than {TEMPLATE_S_MIN / 60.0:.0f} minutes ago"
+        return Stays(batch=writes_batch, accelerator=moves, why=why)
+    if not writes_batch:
+        return NOTHING_STAYS
+    held = held_by(deployment)
+    containers = list(deployment.pod_spec.get("containers") or ())
+    try:
+        _batch_patch(deployment, replace(held, max_batch=2 * max(held.max_batch, 1)), containers)
+    except UnfitError as error:
+        return Stays(batch=True, why=str(error))
+    return NOTHING_STAYS
+
+
+def stays_note(deployment: Deployment, stays: Stays) -> str:
+    """Return what to say of *deployment* of which *stays* is so; nothing if all may change."""
+    what = [
+        *([f"its batch stays {deployment.max_batch}"] if stays.batch else []),
+        *([f"its pods stay on {deployment.accelerator}"] if stays.accelerator else []),
+    ]
+    return f"{deployment.server}: {' and '.join(what)}, as {stays.why}" if what else ""
 
 
 def _less_of(

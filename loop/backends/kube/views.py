@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loop.backends.kube import labels as names
+from loop.backends.kube.patches import NOTHING_STAYS, Stays
 from loop.backends.kube.read import Deployment, Pod, Server, batch_in_force
 from loop.signals.demand import GAUGES_SHOWN, MODELS_TOLD, Figures, Gauges
 from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
@@ -47,9 +48,11 @@ def server_view(
     hold: Why | None = None,
     gpus_reachable: Mapping[str, int] | None = None,
     least: int = 0,
+    stays: Stays = NOTHING_STAYS,
 ) -> ServerView:
     """Return what the loop sees of *server*, of which people want at *least* so many pods. One
-    whose labels or annotations are wrong has no load: it is held.
+    whose labels or annotations are wrong has no load: it is held. *stays* is what its pod template
+    does not let change.
     """
     one, figures = server.deployment, sight.figures or NO_FIGURES
     counts = Counter(pod.phase for pod in server.pods)
@@ -102,7 +105,8 @@ def server_view(
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
-        batch_fixed=bool(one.batch_fixed),
+        batch_fixed=bool(one.batch_fixed) or stays.batch,
+        accelerator_fixed=stays.accelerator,
         gpus_reachable=gpus_reachable,
         grace_s=one.grace_s,
         missing=missing,
