@@ -119,6 +119,25 @@ def test_a_csv_leaves_out_what_failed_and_counts_it(tmp_path: Path) -> None:
     assert rows.line.tolist() == [2, 8]
 
 
+def test_a_few_requests_whose_times_cannot_be_are_left_out_and_told(tmp_path: Path) -> None:
+    """GuideLLM wrote a first token at 0 where no stream came, and one such request ended the
+    fit.
+    """
+    report = guidellm()
+    requests = report["benchmarks"][0]["requests"]["successful"]
+    lost = {**requests[0], "first_token_time": 0.0}
+    report["benchmarks"][0]["requests"]["successful"] = [lost, *requests * 3]
+    [rows] = read_logs(write(tmp_path, "guidellm.json", report))
+    assert len(rows) == 9
+    [note] = rows.notes
+    assert "1 of 10 requests have figures that cannot be" in note
+    assert "request 1: first_token_s" in note
+    requests[0] = lost  # a third: the file is not what it is taken for
+    report["benchmarks"][0]["requests"]["successful"] = requests
+    with pytest.raises(SpecError, match="request 1: first_token_s"):
+        read_logs(write(tmp_path, "guidellm.json", report))
+
+
 @pytest.mark.parametrize("name", ["ttfts", "itls", "output_lens"])
 def test_a_request_of_which_a_figure_is_no_number_is_left_out(tmp_path: Path, name: str) -> None:
     """Programs that put results together write NaN: one of them ended the fit."""

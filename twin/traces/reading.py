@@ -160,7 +160,10 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
         spread=spread,
     )
     failed = sum(rows.failed for rows in logs)
-    told = left_out_note(path.name, failed, read=failed + len(trace.times_s))
+    told = [
+        *(note for rows in logs for note in rows.notes),
+        *left_out_note(path.name, failed, read=failed + len(trace.times_s)),
+    ]
     return replace(trace, dropped=trace.dropped + failed, notes=(*told, *trace.notes))
 
 
