@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from twin.spec import SpecError
+from twin.traces.doubts import FEW_REQUESTS, PART, doubts, went_back
 from twin.traces.sessions import (
     BLOCK,
     answers_hashed,
@@ -33,14 +34,12 @@ SHARED_PART_MIN, TICK_S_MIN = 0.02, 0.05
 # More than a server sees: the unit of the times is probably another one.
 RATE_RPM_MAX = 20_000.0
 # What traces have where nothing but the habit of a format tells their unit: a thousand times off is
-# outside for whatever has more than one request a minute and less than a thousand. Below it, a few
-# requests say nothing.
-USUAL_RPM, FEW_REQUESTS = (1.0, 1_000.0), 20
+# outside for whatever has more than one request a minute and less than a thousand.
+USUAL_RPM = (1.0, 1_000.0)
 
 # Nobody records for longer: one time is missing (0), or in another unit than the rest.
 YEAR_S, YEARS_MAX = 365.25 * 86400.0, 20
 
-PART = 2**20  # rows looked at together, so that what is made of them takes little memory
 # Tokens that blocks may have, and for how many prompts their number must be the one told.
 BLOCK_SIZES = tuple(2**power for power in range(3, 13))
 BLOCKS_AGREE = 0.9
@@ -220,7 +219,9 @@ def make_trace(
     is_served = rows.output_tokens > 0
     if not is_served.all():
         rows = rows.chosen(np.flatnonzero(is_served))
+    notes = left_out_note(name, read - len(rows.times_s), read=read)
     if (rows.times_s[1:] < rows.times_s[:-1]).any():
+        notes += went_back(name, rows.times_s)
         rows = rows.chosen(np.argsort(rows.times_s, kind="stable"))
     times_s, prompts, outputs = rows.times_s, rows.prompt_tokens, rows.output_tokens
     if len(times_s) < 2 or times_s[0] == times_s[-1]:
@@ -234,8 +235,8 @@ def make_trace(
             f"{times_s[0]:.6g} to {times_s[-1]:.6g} s: are all there, and in one unit?"
         )
     np.subtract(times_s, times_s[0], out=times_s)
+    notes += doubts(name, times_s, prompts, outputs)
     np.maximum(prompts, 1, out=prompts)
-    notes = left_out_note(name, read - len(times_s), read=read)
     tick_s = _tick_s(times_s)
     if tick_s is not None:
         if spread == "none":
