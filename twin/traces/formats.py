@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from twin.datafile import LONGEST_FOUND
 from twin.registry import is_elsewhere, resolve
 from twin.spec import SpecError
 from twin.traces.sessions import NAMES as SESSIONS
@@ -149,7 +148,7 @@ def as_written(form: Format, header: Collection[str]) -> Format:
     """
 
     def written(column: str) -> str:
-        same = [name for name in header if _folded(name) == _folded(column)]
+        same = [name for name in header if folded(name) == folded(column)]
         return same[0] if column not in header and len(same) == 1 else column
 
     return replace(
@@ -167,35 +166,10 @@ def as_written(form: Format, header: Collection[str]) -> Format:
 def session_column(form: Format, header: Collection[str]) -> str:
     """Return the column of *header* that tells conversations, "" if there is none."""
     taken = {form.time, form.prompt, form.output, form.model}
-    found = {_folded(name): name for name in header if name not in taken}
+    found = {folded(name): name for name in header if name not in taken}
     return next((found[name] for name in SESSIONS if name in found), "")
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return *name* without what its writing may differ by: case, spaces and underscores."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def recognise_columns(source: str, header: set[str], first_line: str) -> str:
-    """Return the CSV format that has all of its columns in *header*. Raise SpecError."""
-    of_csv = {name: form for name, form in FORMATS.items() if not form.lines}
-    for name, form in of_csv.items():
-        if header.issuperset(form.columns):
-            return name
-    for name, form in of_csv.items():
-        if header.issuperset(as_written(form, header).columns):
-            return name
-    if {name.lower() for name in header}.issuperset(LOG_COLUMNS):
-        return "log"
-    known = "; ".join(f"{name}: {', '.join(form.columns)}" for name, form in of_csv.items())
-    known += f"; log: {', '.join(LOG_COLUMNS)}"
-    raise SpecError(
-        f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found "
-        f"{first_line[:LONGEST_FOUND]!r}"
-    )
-
-
-def recognise_keys(keys: set[str]) -> str:
-    """Return the format of JSON of whose first line these are the *keys*."""
-    if keys & LOG_KEYS:
-        return "log"
-    return "bailian" if keys.issuperset(FORMATS["bailian"].columns) else "mooncake"

@@ -1,4 +1,5 @@
-"""Reading of traces: fast by columns where all is well, exact line by line where something is not.
+"""Reading of traces: fast by columns where all is well, exact line by line where something is not;
+Parquet by its columns alone (twin.traces.parquet).
 
 The fast way reads in chunks (pandas for CSV, pyarrow for JSON lines) and only tells that something
 is wrong; the exact way then says what and where.
@@ -34,15 +35,15 @@ from twin.traces.formats import (
     TraceUnit,
     as_written,
     format_of,
-    recognise_columns,
-    recognise_keys,
     session_column,
     unit_since_1970,
 )
+from twin.traces.recognising import recognise_columns, recognise_keys
 from twin.traces.sessions import Numbers
 from twin.traces.trace import Columns, Spread, Trace, left_out_note, make_trace
 
 CHUNK_ROWS = 500_000
+PARQUET = b"PAR1"  # the first bytes of such a file
 # What comes of a file that is cut off, damaged, no text, or not to be opened.
 UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 FAST_ROWS_MIN = 2_000  # of fewer rows the exact way is read before pandas is imported
@@ -68,23 +69,25 @@ def read_trace(
     kind = None if trace_format is None else format_of(trace_format, source=str(path))
     if callable(kind):
         return _own_trace(path, kind, model=model, unit=unit, spread=spread)
-    first = _first_line(path)
-    kind = kind or _recognise(path, first)
-    if kind == "log":
-        return _log_trace(path, model=model, unit=unit, spread=spread)
-    form = _timed(path, FORMATS[kind] if isinstance(kind, str) else kind, first)
-    rows = _fast(path, form, first)
-    if rows is None:
-        try:
-            with _opened(path) as text:
-                if form.lines:
-                    rows = read_json_rows(str(path), text, form)
-                else:
-                    rows = read_csv_rows(str(path), text, form, delimiter=delimiter_of(first))
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from None
-    is_guess = isinstance(kind, str) and unit is None and _is_guess(rows, form)
-    told = [*_zones_note(path, rows), *_to_seconds(path, rows, form, unit)]
+    is_own = isinstance(kind, Format)
+    if kind != "log" and _begins(path, PARQUET):
+        from twin.traces.parquet import read_parquet
+
+        rows, form, by_names = read_parquet(path, FORMATS[kind] if isinstance(kind, str) else kind)
+    else:
+        first = _first_line(path)
+        kind = kind or _recognise(path, first)
+        if kind == "log":
+            return _log_trace(path, model=model, unit=unit, spread=spread)
+        by_names = isinstance(kind, Format) and not is_own
+        form = _timed(path, FORMATS[kind] if isinstance(kind, str) else kind, first)
+        rows = _rows(path, form, first)
+    is_guess = not is_own and unit is None and _is_guess(rows, form)
+    told = [
+        *(_names_note(path, form) if by_names else ()),
+        *_zones_note(path, rows),
+        *_to_seconds(path, rows, form, unit),
+    ]
     if model is not None:
         rows = _of_model(path, rows, model)
     trace = make_trace(
@@ -95,6 +98,25 @@ def read_trace(
         guessed=form.unit if is_guess else None,
     )
     return replace(trace, notes=(*told, *trace.notes)) if told else trace
+
+
+def _rows(path: Path, form: Format, first: str) -> Columns:
+    """Return the rows of the text *path*, whose first line is *first*."""
+    rows = _fast(path, form, first)
+    if rows is not None:
+        return rows
+    try:
+        with _opened(path) as text:
+            if form.lines:
+                return read_json_rows(str(path), text, form)
+            return read_csv_rows(str(path), text, form, delimiter=delimiter_of(first))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _names_note(path: Path, form: Format) -> list[str]:
+    columns = f"{form.time}, {form.prompt} and {form.output}"
+    return [f"trace {path.name}: {columns} are taken for time, prompt and answer of its requests"]
 
 
 def _own_trace(
@@ -187,10 +209,16 @@ def _timed(path: Path, form: Format, first: str) -> Format:
 
 
 def _is_packed(path: Path) -> bool:
-    if path.suffix == ".gz":
-        return True
-    with path.open("rb") as content:
-        return content.read(len(GZIPPED)) == GZIPPED
+    return path.suffix == ".gz" or _begins(path, GZIPPED)
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    """Tell whether *path* begins with *mark*; False if it cannot be opened."""
+    try:
+        with path.open("rb") as content:
+            return content.read(len(mark)) == mark
+    except OSError:
+        return False
 
 
 def _opened(path: Path) -> io.TextIOBase:
@@ -218,7 +246,7 @@ def _unreadable(path: Path, error: Exception) -> SpecError:
     return SpecError(f"{path}: expected a request trace (text in UTF-8), found {unreadable(error)}")
 
 
-def _recognise(path: Path, first: str) -> str:
+def _recognise(path: Path, first: str) -> str | Format:
     begin = first.strip()
     if begin == "{":  # of a document of many lines, which no trace is
         return "log"
