@@ -5,9 +5,11 @@ data set.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from emulator.load import ServerLoad
 from emulator.rates import Rates
@@ -257,10 +259,39 @@ def _selectors(rule: LoadRule) -> str:
     return " and ".join(f"{name} {value!r}" for name, value in given if value) or "any name"
 
 
+# The part of a trace that is replayed is like the whole within this factor; of fewer requests
+# chance decides.
+UNLIKE, FEW_REQUESTS = 3.0, 20
+
+
 def trace_notes(scenario: Scenario) -> tuple[str, ...]:
     """Return what the traces of *scenario* say of themselves: a coarse clock, an unlikely rate."""
     traces = [rule.replay.trace for rule in scenario.load if rule.replay is not None]
     return tuple(dict.fromkeys(note for trace in traces for note in trace.notes))
+
+
+def unlike_parts(loads: Sequence[ServerLoad], *, end_s: float) -> Iterator[str]:
+    """Yield a line for each trace of which the part that a run of *end_s* replays has a rate far
+    from that of the whole: traces begin with days on which nobody knew the service.
+    """
+    told: set[int] = set()
+    for load in loads:
+        replay = load.replay
+        if replay is None or replay.offset != "none" or id(replay.trace) in told:
+            continue
+        trace = replay.trace
+        length_s = end_s * load.nominal.rate_rpm / trace.rate_rpm
+        usual = trace.rate_rpm / 60.0 * length_s
+        if length_s >= trace.span_s or usual < FEW_REQUESTS:
+            continue
+        times = int(np.searchsorted(trace.times_s, length_s)) / usual
+        if not 1.0 / UNLIKE <= times <= UNLIKE:
+            told.add(id(trace))
+            yield (
+                f"trace {trace.name}: the first {length_s:,.0f} s, which {load.server} replays, "
+                f"have {times:.2g} times the rate of the whole trace (offset: random begins "
+                "elsewhere)"
+            )
 
 
 def unseen_changes(scenario: Scenario, *, end_s: float) -> tuple[str, ...]:

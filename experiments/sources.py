@@ -17,7 +17,7 @@ from experiments.scenario import (
     read_scenario,
     server_loads,
 )
-from experiments.scenario_rules import trace_notes, unseen_changes
+from experiments.scenario_rules import trace_notes, unlike_parts, unseen_changes
 from experiments.world import build_cluster_spec
 from loop.policies import code_digest, make_policy
 from loop.ports import Policy
@@ -88,6 +88,7 @@ def read_sources(config: RunConfig) -> Sources:
         walk=_walk(config),
         seed=config.seed,
     )
+    said = [*trace_notes(scenario), *unlike_parts(loads, end_s=3600.0 * config.hours), *unseen]
     return Sources(
         config=config,
         run_id=_run_id(
@@ -104,7 +105,7 @@ def read_sources(config: RunConfig) -> Sources:
             for server in world.servers
         ),
         warm_up_s=scenario.warm_up_s,
-        notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario), *unseen])),
+        notes=tuple(dict.fromkeys([*notes, *world_notes, *said])),
     )
 
 

@@ -21,7 +21,7 @@ from experiments.scenario import (
     read_scenario,
     server_loads,
 )
-from experiments.scenario_rules import unseen_changes
+from experiments.scenario_rules import unlike_parts, unseen_changes
 from loop.types import Load
 from tests.parts import first
 from twin.spec import Server, SpecError
@@ -151,6 +151,23 @@ def test_a_run_that_ends_before_its_scenario_begins_says_so(name: str, first_s: 
     (told,) = unseen_changes(scenario, end_s=float(first_s))
     assert told == f"{name}: it first changes at {first_s} s, and the run ends at {first_s} s"
     assert not unseen_changes(scenario, end_s=first_s + 1.0)
+
+
+def test_a_trace_that_begins_unlike_the_rest_of_it_is_told(tmp_path: Path):
+    """Public traces begin with days of hardly any requests: every policy met every target there."""
+    quiet, busy = np.arange(0.0, 7200.0, 60.0), np.arange(7200.0, 14400.0, 1.0)
+    rows = "".join(f"{at:.4f},100,10\n" for at in (*quiet, *busy))
+    head = "arrival_s,input_tokens,output_tokens\n"
+    (tmp_path / "trace.csv").write_text(head + rows, encoding="utf-8")
+    path = tmp_path / "quiet.yaml"
+    for offset, told in (("none", True), ("random", False)):
+        text = f"load: [{{trace: {{file: trace.csv, rate: server, offset: {offset}}}}}]"
+        path.write_text(text, encoding="utf-8")
+        loads = loads_of(read_scenario(str(path)))
+        assert [*unlike_parts(loads, end_s=4 * 3600.0)] == []  # as good as all of it
+        found = [*unlike_parts(loads, end_s=1800.0)]
+        assert bool(found) is told
+        assert all("times the rate of the whole trace" in line for line in found)
 
 
 @pytest.mark.parametrize("name", ["steady", "disturbed", "day", "code-trace", "chat-trace"])
