@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from loop.optimizer.bounds import within_most
 from loop.optimizer.front import optimize
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
@@ -110,6 +111,8 @@ def optimize_json(
     )
     loads = _early_loads(obj, source=source) if rules is GO_2025 else None
     solution = optimize(data, settings)
+    if rules is OURS:
+        solution = within_most(solution, data)
     if look is not None:
         look(data, solution)
     if loads is not None:

@@ -346,6 +346,13 @@ def test_who_may_have_few_replicas_has_larger_ones(
     assert (one.accelerator, one.replicas) == found
 
 
+def test_of_bounds_that_exclude_each_other_the_upper_one_holds() -> None:
+    """Everything seemed to need too many, and more than either bound was the answer."""
+    data = small_system(server(rpm=200.0, min_replicas=5, max_replicas=2), itl_ms=60.0)
+    one = optimize(data, EXACT).allocations["s"]
+    assert one.replicas <= 2
+
+
 def test_the_go_optimizer_knows_no_most_replicas() -> None:
     """What is not in its messages must not change what is as it answers."""
     compatible = OptimizerSettings(rules=GO_TODAY, solver="greedy")

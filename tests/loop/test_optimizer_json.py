@@ -211,3 +211,16 @@ def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
     assert found["waitAverage"] <= 500.0 / 2.99
     assert found["load"]["avgLength"] == 512
     assert list(answer["unallocated"]) == ["idle"]
+
+
+def test_an_answer_has_no_more_replicas_than_a_server_may_have() -> None:
+    """Ten replicas were the answer to a system that allows one."""
+    system = json.loads(json.dumps(SYSTEM))
+    system["serverData"]["servers"][0]["maxNumReplicas"] = 1
+    system["serverData"]["servers"][0]["currentAlloc"]["load"]["arrivalRate"] = 9000
+    system["optimizerData"] = {"optimizer": {"unlimited": True}}
+    answer = optimize_json({"system": system})
+    found = answer["allocations"]["s"]
+    assert (found["numReplicas"], found["itlAverage"], found["ttftAverage"]) == (1, None, None)
+    assert found["reason"].startswith("maxNumReplicas: 1 of ")
+    assert answer["totalCost"] == found["cost"] <= 300.0

@@ -119,8 +119,14 @@ def perf(given: PerfColumns) -> PerfColumns:
 
 
 def asked(given: ServerColumns) -> ServerColumns:
-    """Return *given* without targets on what there is not: one token has no time to the next."""
-    return replace(given, slo_itl=np.where(given.out_tokens < 2.0, 0.0, given.slo_itl))
+    """Return *given* without targets on what there is not: one token has no time to the next. Of
+    two bounds that exclude each other the upper one holds.
+    """
+    return replace(
+        given,
+        slo_itl=np.where(given.out_tokens < 2.0, 0.0, given.slo_itl),
+        least=np.minimum(given.least, given.most),
+    )
 
 
 def need(asked: ServerColumns) -> Floats:

@@ -1,0 +1,49 @@
+"""The bound of replicas that a server may have, held in an answer that nobody cuts afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loop.replacing import replace
+from loop.types import one_pool
+
+if TYPE_CHECKING:
+    from loop.optimizer.solution import Assignment, Solution
+    from loop.spec import SystemData
+
+
+def within_most(solution: Solution, data: SystemData) -> Solution:
+    """Return *solution* with no more replicas of a server than it may have. What so few do with a
+    load that needs more has no estimate.
+
+    The loop cuts what a policy decides by itself, and a policy has to know what a load needs.
+    """
+    allocations = {
+        name: _cut(found, data.servers[name].max_replicas)
+        for name, found in solution.allocations.items()
+    }
+    return replace(
+        solution,
+        allocations=allocations,
+        total_cost=sum(found.cost_cents_per_h for found in allocations.values()),
+        total_value=sum(found.value for found in allocations.values()),
+    )
+
+
+def _cut(found: Assignment, most: int | None) -> Assignment:
+    if most is None or found.replicas <= most:
+        return found
+    cost = found.cost_cents_per_h * most / found.replicas
+    text = f"maxNumReplicas: {most} of {found.replicas} replicas; {found.why.text}"
+    return replace(
+        found,
+        pools=one_pool(
+            accelerator=found.accelerator, replicas=most, max_batch=found.pools[0].max_batch
+        ),
+        cost_cents_per_h=cost,
+        value=found.value - found.cost_cents_per_h + cost,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        why=replace(found.why, text=text),
+    )
