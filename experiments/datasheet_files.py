@@ -42,10 +42,10 @@ def smallest_engine(
     dtype: Dtype | None,
 ) -> DataSheetModel | None:
     """Return the engine with the fewest GPUs, *count* at most, that serves some requests of
-    *tokens* at once; None if none does.
+    *tokens* at once, and whose GPUs can share the heads of the model; None if none does.
     """
     for tp in TP_SIZES:
-        if tp <= count:
+        if tp <= count and model.is_split_by(tp):
             engine = estimate(
                 model,
                 accelerator,

@@ -5,6 +5,7 @@ told when there is nothing to say.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.config import SAMPLE_DATA
+from experiments.datasheet_files import smallest_engine
 from experiments.validation.datasheet_constants import (
     accelerator,
     cross_validated,
@@ -184,6 +186,29 @@ def test_more_gpus_share_weights_and_cache_and_pay_for_the_exchange() -> None:
     assert two.kv_tokens > 2 * one.kv_tokens
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus"),
+    [("llama-3.1-8b", (1, 2, 4, 8, 16)), ("qwen2.5-7b", (1, 2, 4)), ("phi-4", (1, 2))],
+)
+def test_gpus_that_cannot_share_the_heads_are_told(model: str, gpus: tuple[int, ...]) -> None:
+    """Engines do not start so: "attention heads (28) must be divisible by tensor parallel size"."""
+    facts_of = MODELS[model]
+    for tp in (1, 2, 3, 4, 8, 16):
+        engine = estimate(facts_of, ACCELERATORS["H100"], tp=tp)
+        told = any("cannot share" in reason for reason in engine.weak)
+        assert told is (tp not in gpus)
+        assert engine.is_unmeasured or not told
+
+
+def test_a_model_is_given_no_more_gpus_than_share_its_heads() -> None:
+    """Four GPUs would hold phi-4 where two do not, and have ten KV heads to share."""
+    small, tokens = replace(ACCELERATORS["L4"], memory_mib=17_000.0), (512.0, 256.0)
+    assert smallest_engine(MODELS["phi-4"], small, 8, tokens=tokens, dtype=None) is None
+    found = smallest_engine(MODELS["qwen2.5-14b"], small, 8, tokens=tokens, dtype=None)
+    assert found is not None
+    assert found.tp == 4
+
+
 def test_each_token_goes_over_the_links_between_gpus() -> None:
     """Two sums a layer: without them Qwen3-32B on eight H100s was a quarter too fast. Half of a
     token goes away from each of two GPUs, seven eighths from each of eight.
@@ -274,6 +299,7 @@ def test_the_constants_are_those_that_the_measurements_give(shared: Path) -> Non
         ({"num_hidden_layers": None}, "config.json: num_hidden_layers: expected a whole number"),
         ({"num_experts": 8}, "config.json: num_experts_per_tok: expected a whole number"),
         ({"head_dim": "x"}, "config.json: head_dim: expected a whole number"),
+        ({"model_type": "xlm-roberta"}, "config.json: expected a decoder, found xlm-roberta"),
     ],
 )
 def test_a_config_that_says_too_little_is_told(others: dict[str, object], line: str) -> None:

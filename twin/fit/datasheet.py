@@ -250,6 +250,9 @@ def _weak(
         said.append((f"no measurement of {accelerator.vendor} accelerators was used", None))
     if precision not in accelerator.tflops:
         said.append((f"it has no {precision} units: computed at 16 bits", 0.0))
+    if not model.is_split_by(tp):
+        heads = f"{model.heads} heads and {model.kv_heads} KV heads"
+        said.append((f"{tp} GPUs cannot share its {heads} evenly: most engines do not start", None))
     if tp > 8:
         said.append(("no measurement with more than 8 GPUs was used", None))
     if tp > 1 and accelerator.link_gbs <= PCIE_GBS:

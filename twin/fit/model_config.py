@@ -15,6 +15,7 @@ from typing import Any
 from twin.datafile import Entry, read_json
 from twin.fit.model_families import (
     DEFAULTS,
+    ENCODERS,
     EXPERT_SIZE,
     EXPERTS,
     EXPERTS_USED,
@@ -73,6 +74,7 @@ class ModelFacts:
     weight_bytes is bytes a parameter as the file stores it, on the mean, expert_bytes those of one
     that is routed. kv_values are the values of one token in the KV cache, over all layers, each of
     kv_value_bytes; compared those that the attention of one token multiplies with one before it.
+    heads are those of attention in a layer, kv_heads those of the keys and values.
     hidden are the values of a token between two layers. Windows that slide are taken at a context
     of CONTEXT tokens.
     """
@@ -81,6 +83,7 @@ class ModelFacts:
     layers: int
     parameters: float
     active: float
+    heads: int
     kv_heads: int
     kv_values: int
     kv_value_bytes: float
@@ -96,6 +99,13 @@ class ModelFacts:
     expert_bytes: float
     is_fp8: bool
     weak: tuple[str, ...]
+
+    def is_split_by(self, gpus: int) -> bool:
+        """Tell whether so many *gpus* can share its heads: each takes as many, and a KV head is on
+        as many of them as any other.
+        """
+        fewer, more = sorted((gpus, self.kv_heads))
+        return self.heads % gpus == 0 and more % fewer == 0
 
 
 def read_model(path: Path, *, name: str | None = None) -> ModelFacts:
@@ -140,6 +150,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
         parameters=parts.parameters,
         # A token is looked up in the one table and compared with all of the other.
         active=parts.attention + parts.dense + parts.chosen + embedding,
+        heads=config.heads,
         kv_heads=config.kv_heads,
         kv_values=round(parts.kv_values),
         kv_value_bytes=1.0 if keeps_fp8(config.quantised()) else 2.0,
@@ -269,6 +280,7 @@ class _Config:
         """Raise SpecError for an encoder, or for layers that this cannot count."""
         architectures = [str(each) for each in self._listed("architectures")]
         is_encoder = any(each.endswith(NO_DECODERS) for each in architectures)
+        is_encoder |= self.kind in ENCODERS and self.get("is_decoder") is not True
         if self.get("is_encoder_decoder") is True or is_encoder:
             found = ", ".join(architectures) or self.kind or "is_encoder_decoder"
             raise SpecError(f"{self._source}: expected a decoder, found {found}")

@@ -51,6 +51,14 @@ TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
 TIES = ("tie_word_embeddings", "tie_embedding")
 NESTED = ("attn_config", "ffn_config")
 
+# They make a vector of a text, and no text: without a KV cache, and with other blocks.
+ENCODERS = frozenset(
+    [
+        *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm"),
+        *("mobilebert", "modernbert", "mpnet", "new", "nomic_bert", "roberta"),
+        *("xlm-roberta", "xlm-roberta-xl"),
+    ]
+)
 # Two matrices a block instead of three, as nothing gates.
 GATELESS = frozenset(
     [
