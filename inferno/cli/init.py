@@ -99,7 +99,7 @@ def _run(options: Namespace) -> int:
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if not options.quiet:
-        for line in [*_said(files), *_weak(engines)]:
+        for line in [*_said(files), *_told(engines)]:
             print(line)
         print(f"wrote {len(files)} files to {directory}; try: inferno sim --data {directory}")
     return EXIT_OK
@@ -239,13 +239,17 @@ def _said(files: Mapping[str, Json]) -> list[str]:
     ]
 
 
-def _weak(engines: Sequence[DataSheetModel]) -> list[str]:
-    """Return a line for each reason why figures may be further off, with whose they are."""
-    whose: dict[str, list[str]] = {}
+def _told(engines: Sequence[DataSheetModel]) -> list[str]:
+    """Return a line for each reason why figures may be further off, and for each thing that an
+    engine has to be told, with whose they are.
+    """
+    whose: dict[tuple[str, str], list[str]] = {}
     for engine in engines:
-        for reason in engine.weak:
-            whose.setdefault(reason, []).append(f"{engine.model.name} on {engine.accelerator.name}")
-    return [f"weak: {', '.join(dict.fromkeys(of))}: {reason}" for reason, of in whose.items()]
+        name = f"{engine.model.name} on {engine.accelerator.name}"
+        for kind, lines in (("weak", engine.weak), ("note", engine.notes)):
+            for line in lines:
+                whose.setdefault((kind, line), []).append(name)
+    return [f"{kind}: {', '.join(dict.fromkeys(of))}: {line}" for (kind, line), of in whose.items()]
 
 
 # -- the options

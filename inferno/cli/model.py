@@ -67,6 +67,7 @@ def model_json(found: DataSheetModel) -> dict[str, Any]:
         if found.is_unmeasured
         else {"e2e": found.expected_e2e, "ttft": found.expected_ttft},
         "weak": list(found.weak),
+        "notes": list(found.notes),
         "source": found.accelerator.source,
     }
 
@@ -100,6 +101,7 @@ def model_text(found: DataSheetModel) -> str:
         *_expected(found),
     ]
     lines += [f"  weak: {reason}" for reason in found.weak]
+    lines += [f"  note: {line}" for line in found.notes]
     lines.append(f"  data sheet: {found.accelerator.source}")
     return "\n".join(lines)
 

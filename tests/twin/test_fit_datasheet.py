@@ -321,6 +321,19 @@ def test_what_does_not_fit_has_no_cache() -> None:
     assert estimate(MODELS["llama-3.1-70b"], ACCELERATORS["L4"]).kv_tokens == 0
 
 
+def test_a_context_that_the_cache_does_not_hold_is_told() -> None:
+    """With its default vLLM does not start: "max seq len (131072) is larger than the maximum"."""
+    long, gpu = {"max_position_embeddings": 131072}, ACCELERATORS["L4"]
+    found = estimate(facts(**long), gpu)
+    [note] = found.notes
+    assert 0 < found.kv_tokens < 131072
+    assert f"--max-model-len {found.kv_tokens} or less" in note
+    assert estimate(facts(**long), ACCELERATORS["H100"]).notes == ()
+    assert estimate(facts(), gpu).notes == ()
+    windows = facts(**long, model_type="mistral", sliding_window=4096)
+    assert estimate(windows, gpu).notes == ()
+
+
 def test_a_folder_in_the_place_of_the_stages_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

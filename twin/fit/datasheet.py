@@ -128,6 +128,16 @@ class DataSheetModel:
     expected_ttft: float = EXPECTED_TTFT
     is_unmeasured: bool = False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what an engine has to be told for it to be so."""
+        if not 0 < self.kv_tokens < self.model.context:
+            return ()
+        return (
+            f"its context of {self.model.context:,} tokens is larger than the KV cache: vLLM "
+            f"starts with --max-model-len {self.kv_tokens} or less",
+        )
+
 
 def estimate(
     model: ModelFacts,

@@ -14,6 +14,7 @@ from typing import Any
 
 from twin.datafile import Entry, read_json
 from twin.fit.model_families import (
+    CONTEXTS,
     DEFAULTS,
     ENCODERS,
     EXPERT_SIZE,
@@ -46,6 +47,7 @@ LAYERS_MAX = 10_000
 FIGURE_MAX = 10**9  # far above any of a model; what is more is no figure of one
 # The context at which windows that slide are taken: what lies before them is not read.
 CONTEXT = 4096
+WHOLE = frozenset({"attention", "full_attention"})  # layers that keep all of it
 
 ATTENTION = (
     "attention",
@@ -75,7 +77,8 @@ class ModelFacts:
     that is routed. kv_values are the values of one token in the KV cache, over all layers, each of
     kv_value_bytes; compared those that the attention of one token multiplies with one before it.
     heads are those of attention in a layer, kv_heads those of the keys and values.
-    hidden are the values of a token between two layers. Windows that slide are taken at a context
+    hidden are the values of a token between two layers, context the tokens that a request may have
+    (0: not told, or windows keep less of it than that). Windows that slide are taken at a context
     of CONTEXT tokens.
     """
 
@@ -89,6 +92,7 @@ class ModelFacts:
     kv_value_bytes: float
     compared: float
     hidden: int
+    context: int
     intermediate: int
     vocabulary: int
     experts: int
@@ -156,6 +160,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
         kv_value_bytes=1.0 if keeps_fp8(config.quantised()) else 2.0,
         compared=parts.compared,
         hidden=config.hidden,
+        context=0 if set(kinds) - WHOLE else config.whole(CONTEXTS, at_least=0, default=0),
         intermediate=config.intermediate,
         vocabulary=config.whole(VOCABULARY),
         experts=config.experts,

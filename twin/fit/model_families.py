@@ -46,6 +46,7 @@ SHARED_SIZE = (
     "share_expert_dim",
 )
 POSITIONS = ("n_positions", "max_position_embeddings")
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 # Where models that also see or hear keep the one that writes.
 TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
 TIES = ("tie_word_embeddings", "tie_embedding")
