@@ -248,6 +248,21 @@ def test_two_workloads_of_one_engine_make_one_fit_with_the_overhead_of_the_clien
     assert "verdict: good" in fit_text(found)
 
 
+def test_a_server_that_was_cold_at_first_is_told() -> None:
+    """Its first request waited for a compiler, and the user was asked for options of the server."""
+    asked = arrivals(np.random.default_rng(4), requests=40, rate_rps=2.0, prompt=400.0, output=40.0)
+    rows, _ = served(asked, latency_model=MODEL, limits=AMPLE)
+    late_s = np.where(np.arange(len(rows)) == 0, 20.0, 0.0)
+    cold = replace(
+        rows,
+        first_token_s=rows.first_token_s + late_s,
+        last_token_s=rows.last_token_s + late_s,
+    )
+    told = fit_text(fit_logs([cold], limits=AMPLE))
+    assert "verdict: not good, the fitted requests" in told
+    assert "did the server compile or load" in told
+
+
 def test_a_prior_holds_what_the_log_does_not_tell() -> None:
     """One-token answers say nothing of gamma; without a prior that is said, with one it is near
     the prior.

@@ -191,10 +191,23 @@ def _verdict(result: FitResult) -> list[str]:
         which = "the fitted requests" if not good else "requests that were not fitted"
         lines.append(
             f"verdict: not good, {which} are outside the limits ({limits}; twice that held out). "
-            "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?"
-            + ("" if result.with_overhead else " Or are the times a client's (--overhead fit)?")
+            + _why_not(result)
         )
     return lines
+
+
+def _why_not(result: FitResult) -> str:
+    """Return what may be the reason where a fit is not good."""
+    fitted, later = result.fitted_rows, result.check
+    if later and not result.of_table and within(later, times=1.0) and fitted.e2e_error < 0.0:
+        # An engine that is not what it is taken for would be off in both.
+        return (
+            "The 2nd half of the log is within them: did the server compile or load when the 1st "
+            "requests came? Leave these out, or measure once it is warm."
+        )
+    return "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?" + (
+        "" if result.with_overhead else " Or are the times a client's (--overhead fit)?"
+    )
 
 
 def _score_line(name: str, score: ReplayScore) -> str:
