@@ -14,7 +14,14 @@ from tests.twin.request_logs import arrivals, served
 from twin.fit.fitting import FAMILIES, FitResult, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.replay import ReplicaLimits, replay
-from twin.fit.report import CARRIED_MAX, fit_json, fit_text, not_identified, perf_parms
+from twin.fit.report import (
+    CARRIED_MAX,
+    faster_than_possible,
+    fit_json,
+    fit_text,
+    not_identified,
+    perf_parms,
+)
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import Prior
 from twin.spec import LatencyModel, SpecError
@@ -279,6 +286,21 @@ def test_a_prior_holds_what_the_log_does_not_tell() -> None:
     assert held.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.3)
     assert held.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.05)
     assert fit_json(held)["prior"]["alpha"] == 10.0
+
+
+def test_prompts_that_are_computed_faster_than_can_be_are_told() -> None:
+    """They were in the prefix cache, and the verdict on a tenth of their work was good."""
+    asked = arrivals(np.random.default_rng(9), requests=40, rate_rps=2.0, prompt=400.0, output=20.0)
+    rows, _ = served(asked, latency_model=MODEL, limits=AMPLE)
+    prior = Prior(
+        latency_model=replace(MODEL, beta_ms=8.0 * MODEL.beta_ms), spreads=(0.15, 0.3, 0.25)
+    )
+    found = fit_logs([rows], limits=AMPLE, prior=prior)
+    assert fit_json(found)["fasterThanPossible"] is True
+    assert "in the prefix cache" in fit_text(found)
+    near = replace(prior, latency_model=replace(MODEL, beta_ms=1.3 * MODEL.beta_ms))
+    assert not faster_than_possible(replace(found, prior=near))
+    assert not faster_than_possible(replace(found, prior=None))
 
 
 def test_scheduling_and_form_are_chosen_by_what_they_predict() -> None:

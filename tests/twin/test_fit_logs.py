@@ -110,6 +110,26 @@ def test_the_requests_of_each_load_generator_are_the_same(
     assert "3 remain" in line
 
 
+def test_a_run_that_is_repeated_with_its_seed_is_told(tmp_path: Path) -> None:
+    """`vllm bench serve` sends the same prompts to a warm cache from the second run on: TTFT was a
+    49th, and nothing said so.
+    """
+
+    def run(name: str, *, prompts: list[int]) -> Path:
+        count = len(prompts)
+        columns = {"start_times": [*range(count)], "ttfts": [0.1] * count, "errors": [""] * count}
+        more = {"itls": [[0.02]] * count, "input_lens": prompts, "output_lens": [2] * count}
+        return write(tmp_path, name, columns | more)
+
+    first = run("c1.json", prompts=[100 + 7 * n for n in range(12)])
+    longer = run("c2.json", prompts=[100 + 7 * n for n in range(20)])
+    other = run("c4.json", prompts=[101 + 7 * n for n in range(12)])
+    alike = run("c8.json", prompts=[512] * 20)
+    logs = [rows for path in (first, other, alike, longer, alike) for rows in read_logs(path)]
+    [line] = [line for line in left_out(logs) if "same seed" in line]
+    assert line.startswith(f"{longer}: its prompts are as long as those of {first}, one by one")
+
+
 def test_a_csv_leaves_out_what_failed_and_counts_it(tmp_path: Path) -> None:
     """One request in a thousand that broke off must not end a fit."""
     text = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"

@@ -42,6 +42,7 @@ UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 GAP_MAX_S, GAP_MIN_S = 1.0, 2e-5
 # Of as many requests, as a share, that are like another in every figure, a log may hold copies.
 ALIKE_MAX = 0.1
+PROMPTS_MIN = 10  # of different lengths: fewer may be the same by chance
 
 # Beyond this factor the tokens per step of two files are not of one engine and one kind of load.
 STEPS_APART = 1.25
@@ -202,7 +203,9 @@ def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
 
 
 def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
-    """Yield the notes of each log, and a line for each some of whose requests failed."""
+    """Yield the notes of each log, a line for each some of whose requests failed, and one for each
+    that sends what an earlier one did.
+    """
     for rows in logs:
         yield from rows.notes
         alike = 0 if rows.points else _alike(rows)
@@ -218,6 +221,27 @@ def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
                 f"{rows.source}: {rows.failed} {noun} that failed {verb} left out, "
                 f"{len(rows)} remain"
             )
+    yield from _same_prompts(logs)
+
+
+def _same_prompts(logs: Sequence[RequestRows]) -> Iterator[str]:
+    """Yield a line for each log whose prompts are as long as those of an earlier one, one by one: a
+    load generator that is started again with the same seed sends the same.
+    """
+    requests = [rows for rows in logs if not rows.points]
+    for place, rows in enumerate(requests):
+        for before in requests[:place]:
+            # Some of either may have failed, and one may be longer.
+            _, mine, theirs = np.intersect1d(rows.line, before.line, return_indices=True)
+            lengths = rows.input_tokens[mine]
+            # Of those of one length nobody can tell.
+            told = len(np.unique(lengths)) >= PROMPTS_MIN
+            if told and np.array_equal(lengths, before.input_tokens[theirs]):
+                yield (
+                    f"{rows.source}: its prompts are as long as those of {before.source}, one by "
+                    "one: with the same seed they are the same, and a prefix cache has them already"
+                )
+                break
 
 
 def _alike(rows: RequestRows) -> int:

@@ -12,6 +12,9 @@ from twin.spec import LatencyModel
 # Where docs/validation.md draws the line: relative errors of the mean E2E, the mean TTFT, and the
 # mean error of a request's E2E, on requests that were fitted. Those that were not get twice that.
 E2E_MAX, TTFT_MAX, MAPE_MAX = 0.02, 0.10, 0.03
+# The data sheet's beta has a third in it that no server saves. Below this part of it, tokens of
+# prompts were not computed, or elsewhere.
+POSSIBLE = 0.6
 # A coefficient whose range is wider than this factor is not identified by the logs.
 IDENTIFIED_WITHIN = 2.0
 # Of so many that wait for their first token some are in an iteration: no queue to speak of.
@@ -35,6 +38,7 @@ def fit_json(result: FitResult) -> dict[str, Any]:
         "lowest": _perf_parms(result.lowest),
         "highest": _perf_parms(result.highest),
         "notIdentified": not_identified(result),
+        "fasterThanPossible": faster_than_possible(result),
         "fitted": _score(result.fitted_rows),
         "heldOut": _score(result.held_out) if result.held_out else None,
         "carried": result.carried,
@@ -109,6 +113,14 @@ def not_identified(result: FitResult, *, times: float = IDENTIFIED_WITHIN) -> li
     ]
 
 
+def faster_than_possible(result: FitResult) -> bool:
+    """Tell whether prompts were computed faster than the data sheet allows; False without one."""
+    return (
+        result.prior is not None
+        and result.latency_model.beta_ms < POSSIBLE * result.prior.latency_model.beta_ms
+    )
+
+
 def within(score: ReplayScore, *, times: float) -> bool:
     """Tell whether *score* is within the limits, *times* as wide."""
     return (
@@ -176,6 +188,14 @@ def _verdict(result: FitResult) -> list[str]:
                 else "Add a log with other batch sizes, or a prior: --config and --accelerator."
             )
         )
+    fast = faster_than_possible(result)
+    if fast and result.prior:
+        times = result.prior.latency_model.beta_ms / max(result.latency_model.beta_ms, 1e-12)
+        lines.append(
+            f"prompts are computed {times:.3g} times as fast as the data sheet says: were they in "
+            "the prefix cache (a benchmark that was repeated with the same seed), or is it another "
+            "accelerator or precision? Measure with prompts that the server has not seen."
+        )
     good = within(result.fitted_rows, times=1.0)
     held_out = result.held_out or result.check
     held = held_out is None or within(held_out, times=2.0)
@@ -183,7 +203,7 @@ def _verdict(result: FitResult) -> list[str]:
     if good and held:
         tested = "" if held_out else "; no requests were left to test it on"
         # What is not identified decides elsewhere: at larger batches, and longer prompts.
-        alike = " for loads like these alone" if unknown and not result.prior else ""
+        alike = " for loads like these alone" if fast or (unknown and not result.prior) else ""
         lines.append(
             f"verdict: good{alike}, within the limits ({limits}; twice that held out){tested}"
         )
