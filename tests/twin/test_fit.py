@@ -265,9 +265,13 @@ def test_a_server_that_was_cold_at_first_is_told() -> None:
         first_token_s=rows.first_token_s + late_s,
         last_token_s=rows.last_token_s + late_s,
     )
-    told = fit_text(fit_logs([cold], limits=AMPLE))
+    found = fit_logs([cold], limits=AMPLE)
+    told = fit_text(found)
     assert "verdict: not good, the fitted requests" in told
     assert "did the server compile or load" in told
+    # As late in both halves: what comes first is not what the engine made first.
+    thinking = fit_text(replace(found, check=found.fitted_rows))
+    assert "leave out tokens of thought" in thinking
 
 
 def test_a_prior_holds_what_the_log_does_not_tell() -> None:

@@ -15,6 +15,8 @@ E2E_MAX, TTFT_MAX, MAPE_MAX = 0.02, 0.10, 0.03
 # The data sheet's beta has a third in it that no server saves. Below this part of it, tokens of
 # prompts were not computed, or elsewhere.
 POSSIBLE = 0.6
+# Where first tokens come so much later than they can, they are not what the engine made first.
+LATE_FIRST = 0.5
 # A coefficient whose range is wider than this factor is not identified by the logs.
 IDENTIFIED_WITHIN = 2.0
 # Of so many that wait for their first token some are in an iteration: no queue to speak of.
@@ -225,7 +227,14 @@ def _why_not(result: FitResult) -> str:
             "The 2nd half of the log is within them: did the server compile or load when the 1st "
             "requests came? Leave these out, or measure once it is warm."
         )
-    return "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?" + (
+    asked = "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?"
+    tpot = fitted.tails.get("tpot")
+    if fitted.ttft_error < -LATE_FIRST and tpot and abs(tpot[0]) <= TTFT_MAX:
+        asked += (
+            " Or does the client leave out tokens of thought (a parser of reasoning)? Tokens "
+            "follow each other as this says, and the first ones come far later."
+        )
+    return asked + (
         "" if result.with_overhead else " Or are the times a client's (--overhead fit)?"
     )
 
