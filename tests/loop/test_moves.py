@@ -103,6 +103,25 @@ def test_a_large_replica_that_is_half_used_has_room_that_small_ones_lack() -> No
     assert pays(replace(move, rate_rpm=20.0), now_s=1000.0, saving_min=0.02)
 
 
+def test_a_load_of_a_few_requests_may_be_another_by_chance() -> None:
+    """A dozen requests in ten minutes fitted into one small replica; twelve were needed then."""
+    one = one_pool(accelerator="MI210", replicas=1, max_batch=16)
+    stay = replace(HERE, pools=one, cost_cents_per_h=185.0, rate_max_rpm=7.9)
+    small = one_pool(accelerator="L4", replicas=1, max_batch=5)
+    go = replace(THERE, pools=small, cost_cents_per_h=120.0, rate_max_rpm=1.8)
+    move = Move(
+        view=server_view(wanted=1, ready=1),
+        go=go,
+        stay=stay,
+        start_up_s=60.0,
+        moved_s=None,
+        known_s=720.0,
+        rate_rpm=1.1,
+    )
+    assert pays(move, now_s=720.0, saving_min=0.02)
+    assert not pays(replace(move, spread=0.3), now_s=720.0, saving_min=0.02)
+
+
 def test_who_cannot_be_served_where_it_is_moves() -> None:
     """Whatever it costs; so does who has nothing yet."""
     assert pays(replace(MOVE, stay=None, moved_s=999.0), now_s=1000.0, saving_min=0.1)

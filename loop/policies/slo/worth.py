@@ -80,7 +80,7 @@ class Worth:
         if replica_rpm <= 0.0 or self.met_cents <= 0.0:
             return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
         fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
-        futures = _varied(found.futures, min(within, WITHIN_MAX))
+        futures = varied(found.futures, min(within, WITHIN_MAX))
         most = max(fewest, math.ceil(float(futures.max()) / replica_rpm))
         if most == fewest:
             return found.middle
@@ -103,7 +103,7 @@ class Worth:
         return found.middle + had * (1.0 + UNSURE_MORE * strays) * margin
 
 
-def _varied(futures: Floats, within: float) -> Floats:
+def varied(futures: Floats, within: float) -> Floats:
     """Return *futures* of a load that varies *within* each by that coefficient."""
     if within <= WITHIN_MIN:
         return futures
