@@ -180,6 +180,29 @@ def test_a_server_whose_objectives_nothing_meets_keeps_its_gpus() -> None:
     assert decision.targets["other"].replicas <= 1
 
 
+def test_a_load_grows_where_it_is_though_nothing_meets_its_targets() -> None:
+    """A target that was out of reach froze a server: one replica for whatever came."""
+    data = system()
+    tight = replace(data.classes["Premium"].targets["llama_8b"], slo_itl_ms=0.5)
+    premium = replace(data.classes["Premium"], targets={"llama_8b": tight})
+    data = replace(data, classes={**data.classes, "Premium": premium})
+    busy = server_view("busy", load=replace(BUSY, rate_rpm=9000.0), wanted=1, ready=1)
+    other = server_view("other", load=BUSY, service_class="Free", wanted=1, ready=1)
+    ample = decide(busy, other, data=data, capacity={"H100": 99})
+    grown = ample.targets["busy"]
+    assert (grown.held, grown.accelerator) == (False, "H100")
+    assert grown.replicas > 1
+    assert (grown.why.kind, ample.unserved["busy"].kind) == ("infeasible", "infeasible")
+    # Those whose targets can be met come first.
+    few = ample.targets["other"].replicas + 2
+    scarce = decide(busy, other, data=data, capacity={"H100": few})
+    assert scarce.targets["other"] == ample.targets["other"]
+    assert scarce.targets["busy"].replicas == 2
+    quiet = server_view("busy", load=BUSY, wanted=9, ready=9)
+    kept = decide(quiet, other, data=data, capacity={"H100": 99}).targets["busy"]
+    assert (kept.held, kept.replicas) == (True, 9)
+
+
 def test_who_lacks_gpus_keeps_what_the_others_leave() -> None:
     """Priority decides who is served; the rest is not thrown away, and not promised twice."""
     top = server_view("top", load=BUSY, wanted=1, ready=1)

@@ -25,6 +25,7 @@ from loop.policies.slo.moves import next_turn_s, settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.standing import Standing
+from loop.policies.slo.unreachable import grown_targets
 from loop.replacing import replace
 from loop.spec import SystemData
 from loop.types import FULL_CACHES, Decision, ServerView, Snapshot, Target, one_pool
@@ -127,7 +128,7 @@ class SloPolicy:
             moved_s = snapshot.now_s if name in moved else memory.moved_s
             if memory.replica_rpm != one.rate_max_rpm or memory.moved_s != moved_s:
                 memories[name] = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
-        decision = self._decision(case, found, moved)
+        decision = self._decision(case, found, moved, asking=asking)
         self._note(replace(case, memories=memories), decision, lasts=not moved)
         return decision, memories
 
@@ -165,10 +166,12 @@ class SloPolicy:
             found = replace(asking, settings=self._settings()).explained(found)
         return case, found, moved
 
-    def _decision(self, case: Case, found: Found, moved: Mapping[str, int]) -> Decision:
-        """Return what is found as targets; GPUs go to held servers first, leftovers come last, and
-        margins that were given up after them. *moved* servers have so many replicas at least until
-        the new ones are ready.
+    def _decision(
+        self, case: Case, found: Found, moved: Mapping[str, int], *, asking: Asking
+    ) -> Decision:
+        """Return what is found as targets; GPUs go to held servers first, leftovers come last,
+        margins that were given up after them, and loads whose targets nothing meets at the end.
+        *moved* servers have so many replicas at least until the new ones are ready.
         """
         held, gpus_left = {**case.held, **found.infeasible}, FreeGpus(found.system)
         targets = held_targets(gpus_left, held, case.snapshot)
@@ -213,6 +216,15 @@ class SloPolicy:
                 asked.crowd.tokens if asked is not None and asked.crowd is not None else 0.0,
             )
             targets[name] = self._target(name, what)
+        if found.infeasible and not self.compat:
+            targets |= grown_targets(
+                found.system,
+                found.infeasible,
+                case.snapshot,
+                free=gpus_left,
+                ask=asking.plain,
+                settings=asking.settings,
+            )
         note = found.solution.note
         return Decision(
             targets=targets,

@@ -1,0 +1,89 @@
+"""What a server gets whose targets nothing can meet: its load comes all the same, and replicas that
+are too few for it meet no target of any other kind either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loop.policies.slo.room import FreeGpus
+from loop.replacing import replace
+from loop.types import Target, Why, one_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from loop.optimizer.rules import OptimizerSettings
+    from loop.optimizer.solution import Assignment
+    from loop.policies.slo.ask import Optimize
+    from loop.spec import SystemData
+    from loop.types import Snapshot
+
+
+def grown_targets(
+    system: SystemData,
+    infeasible: Mapping[str, Why],
+    snapshot: Snapshot,
+    *,
+    free: FreeGpus,
+    ask: Optimize,
+    settings: OptimizerSettings,
+) -> Iterator[tuple[str, Target]]:
+    """Yield a target for each server of *infeasible* whose load needs more replicas than it has,
+    without the targets that nothing meets and where it is, as far as there are *free* GPUs.
+
+    None is taken away: with all that it has it may yet come near its targets.
+    """
+    for name in free.by_class(infeasible):
+        view = snapshot.servers[name]
+        one = None if view.hold is not None else _for_its_load(system, name, ask, settings)
+        if one is None:
+            continue
+        room = free.room(name, view.accelerator)
+        most = view.wanted + (0 if room is None else room)
+        replicas = one.replicas if system.optimizer.unlimited else min(one.replicas, most)
+        if replicas <= view.wanted:
+            continue
+        free.take(name, view.accelerator, replicas - view.wanted)
+        text = f"{infeasible[name].text}; {one.replicas} replicas take its load without that target"
+        yield (
+            name,
+            Target(
+                server=name,
+                pools=one_pool(
+                    accelerator=view.accelerator, replicas=replicas, max_batch=view.max_batch
+                ),
+                why=replace(infeasible[name], text=text),
+            ),
+        )
+
+
+def _for_its_load(
+    system: SystemData, name: str, ask: Optimize, settings: OptimizerSettings
+) -> Assignment | None:
+    """Return what *name* needs on the accelerator that it has, at the batch that it has; None if
+    nothing takes its load.
+    """
+    server = system.servers[name]
+    current, of_class = server.current, system.classes.get(server.service_class)
+    target = None if of_class is None else of_class.targets.get(server.model)
+    if of_class is None or target is None or not current.accelerator or current.load is None:
+        return None
+    stays = replace(server, keep_accelerator=True, max_batch=current.max_batch or server.max_batch)
+    # No more is left out of the targets than has to be.
+    without_ttft, without_itl = replace(target, slo_ttft_ms=0.0), replace(target, slo_itl_ms=0.0)
+    for eased in (without_ttft, without_itl, replace(without_itl, slo_ttft_ms=0.0)):
+        targets = {**of_class.targets, server.model: eased}
+        alone = replace(
+            system,
+            servers={name: stays},
+            classes={**system.classes, server.service_class: replace(of_class, targets=targets)},
+            optimizer=replace(system.optimizer, unlimited=True),
+        )
+        try:
+            found = ask(alone, settings).allocations.get(name)
+        except ArithmeticError:  # whose figures are beyond all bounds
+            return None
+        if found is not None:
+            return found
+    return None
