@@ -4,6 +4,7 @@ Parquet as in text.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from twin.spec import SpecError
 from twin.traces import read_trace
 
 ARRIVALS = [0.0, 1.5, 2.25, 7.125]
+MOONCAKE = "timestamp input_length output_length"
 PROMPTS, OUTPUTS = [100, 2000, 30, 4], [10, 1, 300, 7]
 
 
@@ -48,6 +50,20 @@ def test_the_end_of_a_name_tells_the_unit_and_lines_of_json_are_read_too(tmp_pat
         encoding="utf-8",
     )
     assert read_trace(path).times_s.tolist() == ARRIVALS
+
+
+@pytest.mark.parametrize("keys", ["startTime prompt_tokens completion_tokens", MOONCAKE])
+@pytest.mark.parametrize("in_array", [False, True])
+def test_lines_of_json_may_have_dates(tmp_path: Path, keys: str, in_array: bool) -> None:
+    """Gateways write them so; a CSV could have them, and JSON could not."""
+    rows = [
+        dict(zip(keys.split(), (f"2026-05-10T00:00:{at:06.3f}Z", prompt, output), strict=True))
+        for at, prompt, output in zipped()
+    ]
+    path = tmp_path / "trace.json"
+    text = json.dumps(rows) if in_array else "\n".join(map(json.dumps, rows))
+    path.write_text(text, encoding="utf-8")
+    assert read_trace(path).times_s.tolist() == pytest.approx(ARRIVALS)
 
 
 def test_two_columns_that_may_be_the_prompt_are_none(tmp_path: Path) -> None:

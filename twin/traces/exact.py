@@ -102,14 +102,17 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     times_s, prompts, outputs = array("d"), array("i"), array("i")
     blocks, counts = array("q"), array("i")
     numbers, sessions, parents = Numbers(), array("q"), array("q")
-    session = form.session
+    session, zoneless = form.session, 0
+    seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float
     for where, entry, text in _entries(source, lines):
         names = (form.time, form.prompt, form.output)
         if not isinstance(entry, dict) or any(name not in entry for name in names):
             expected = f"a JSON object with {', '.join(names)}"
             found = text.rstrip("\r\n")[:LONGEST_FOUND]
             raise SpecError(f"{where}: expected {expected}, found {found!r}")
-        times_s.append(_finite(where, form.time, str(entry[form.time]), float))
+        time = str(entry[form.time])
+        times_s.append(_finite(where, form.time, time, seconds))
+        zoneless += seconds is _date_seconds and _date(time).tzinfo is None
         prompt, output = str(entry[form.prompt]), str(entry[form.output])
         answered = _is_told(output)
         prompts.append(_count(where, form.prompt, prompt) if answered else 0)
@@ -129,6 +132,7 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
         block_counts=np.array(counts, dtype=np.int32),
         sessions=np.array(sessions, dtype=np.int64) if session else None,
         parents=np.array(parents, dtype=np.int64) if form.parent else None,
+        zoneless=zoneless if zoneless < len(times_s) else 0,
     )
 
 

@@ -194,7 +194,9 @@ def _timed(path: Path, form: Format, first: str) -> Format:
     them: dates, or numbers.
     """
     if form.lines:
-        return form
+        entry = _first_entry(path, first)
+        has_dates = times_are_dates([form.time], [str(entry.get(form.time, ""))], form)
+        return replace(form, unit="date") if has_dates else form
     try:
         header = header_of(first)
         form = as_written(form, header)
@@ -250,26 +252,27 @@ def _recognise(path: Path, first: str) -> str | Format:
     begin = first.strip()
     if begin == "{":  # of a document of many lines, which no trace is
         return "log"
-    if begin.startswith("["):
-        keys = _keys_of_array(path)
-        return recognise_keys(keys) if keys.issuperset(FORMATS["mooncake"].columns) else "log"
-    if not begin.startswith("{"):
+    if not begin.startswith(("{", "[")):
         return recognise_columns(str(path), set(header_of(first)), first)
-    try:
-        keys = set(json.loads(first))
-    except (ValueError, RecursionError):
-        keys = set()
-    return recognise_keys(keys)
+    keys = set(_first_entry(path, first))
+    found = recognise_keys(keys)
+    is_known = isinstance(found, Format) or keys.issuperset(FORMATS["mooncake"].columns)
+    return found if begin.startswith("{") or is_known else "log"
 
 
-def _keys_of_array(path: Path) -> set[str]:
-    """Return the keys of the first entry of an array."""
+def _first_entry(path: Path, first: str) -> dict[str, Any]:
+    """Return the first entry of JSON lines, or of an array; nothing if it is none."""
     try:
-        with _opened(path) as text:
-            entries = array_of(str(path), text.read())
+        if first.lstrip().startswith("["):
+            with _opened(path) as text:
+                entry = next(iter(array_of(str(path), text.read())), None)
+        else:
+            entry = json.loads(first)
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
-    return set(entries[0]) if entries and isinstance(entries[0], dict) else set()
+    except (ValueError, RecursionError):
+        entry = None
+    return entry if isinstance(entry, dict) else {}
 
 
 def _fast(path: Path, form: Format, first: str) -> Columns | None:
@@ -278,7 +281,8 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         return None
     try:
         if form.lines:
-            return None if first.lstrip().startswith("[") else _fast_lines(path, form, first)
+            by_line = first.lstrip().startswith("[") or form.unit == "date"
+            return None if by_line else _fast_lines(path, form, first)
         header = header_of(first)
         if any(header.count(column) != 1 for column in form.columns):
             return None
