@@ -4,6 +4,7 @@ in, values out.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from loop.optimizer.cache import Assigned, Chosen, SizingCache, Solved
 from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
-from loop.optimizer.solvers.exact import NOBODY, solve_exact, solve_grouped
+from loop.optimizer.solvers.exact import NOBODY, best_for_all, solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.several import SeveralAnswer, SeveralProblem, solve_several
 from loop.optimizer.table import GOOD, TOO_MANY, Answer, Problem, make_problem
@@ -98,18 +99,27 @@ def _chosen(
     whole: bool,
 ) -> Chosen:
     """Return what a solver chooses of *table*."""
-    problem = make_problem(
+    problem_of = partial(
+        make_problem,
         table,
         capacity=None if flags.unlimited else table.capacity.tolist(),
         tie_break=settings.rules.tie_break,
     )
     if flags.heterogeneous and settings.solver == "exact":
+        problem = problem_of()
         several = solve_several(
             _several(table, problem),
             by_cost=settings.objective == "cost",
             time_limit_s=None if settings.time_limit is None else settings.time_limit.limit_s,
         )
         return Chosen(table, problem, several)
+    if settings.solver == "exact":
+        # Mostly all have room for the best, and the next best is only told of.
+        problem = problem_of(first=2)
+        best = best_for_all(problem)
+        if best is not None:
+            return Chosen(table, problem, best)
+    problem = problem_of()
     answer = _answer(problem, flags, settings, whole=whole, shortages=cache.shortages)
     return Chosen(table, problem, answer)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from loop.optimizer.catalog import ServerColumns
-from loop.optimizer.model import Floats, Ints, Rows
+from loop.optimizer.model import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import ReplicaColumns
 from loop.replacing import replace
 from twin.frozen import made_quickly
@@ -394,16 +394,22 @@ PickPart = Callable[[Problem, Sequence[int], int], int | None]
 
 
 def make_problem(
-    table: CandidateTable, *, capacity: Sequence[int] | None, tie_break: TieBreak
+    table: CandidateTable,
+    *,
+    capacity: Sequence[int] | None,
+    tie_break: TieBreak,
+    first: int | None = None,
 ) -> Problem:
     """Return the problem of *table*: good rows by score; of equal ones the lower *tie_break* first,
-    then by name.
+    then by name. It is asked about the *first* options of each server alone (None: about all).
     """
     good = np.flatnonzero(table.verdict == GOOD)
     score = np.round(table.score, SCORE_DIGITS)
     ties = np.zeros(len(score))
     order = good[np.lexsort((table.accelerator[good], score[good], table.server[good]))]
     same = (np.diff(score[order]) == 0.0) & (np.diff(table.server[order]) == 0)
+    if first is not None and same.any():
+        same &= _among_first(first, table.server[order], same)
     if same.any():
         # Few: what decides between them is not asked of all.
         tied = order[np.concatenate([same, [False]]) | np.concatenate([[False], same])]
@@ -426,3 +432,14 @@ def make_problem(
         score=score.tolist(),
         capacity=None if capacity is None else list(capacity),
     )
+
+
+def _among_first(first: int, server: Ints, same: Bools) -> Bools:
+    """Tell of each option but the last whether it and those as good as it, which *same* tells of
+    neighbours, begin among the *first* of its *server*.
+    """
+    place = np.arange(len(server))
+    begins = place - np.searchsorted(server, server)
+    anew = np.concatenate([[True], ~same])
+    found: Bools = begins[np.maximum.accumulate(np.where(anew, place, 0))][:-1] < first
+    return found

@@ -59,13 +59,9 @@ def solve_exact(
     for better answers. whole: if it is shown that not all can be served, NOBODY.
     *shortages* remember what was shown, to be filled.
     """
-    best = {
-        i: Choice(rows[0], problem.replicas[rows[0]])
-        for i, rows in enumerate(problem.options)
-        if rows
-    }
-    if problem.capacity is None or _fits(problem, best.values()):
-        return Answer(choices=best, gap=0.0, optimal=True)
+    best = best_for_all(problem)
+    if best is not None:
+        return best
     known = Shortages() if shortages is None else shortages
     names = problem.names
     order = sorted(range(len(names)), key=names.__getitem__)
@@ -78,6 +74,18 @@ def solve_exact(
     if found is NOBODY:
         return found
     return replace(found, choices={order[i]: choice for i, choice in found.choices.items()})
+
+
+def best_for_all(problem: Problem) -> Answer | None:
+    """Return the best option of every server, if there is room for all of them."""
+    best = {
+        i: Choice(rows[0], problem.replicas[rows[0]])
+        for i, rows in enumerate(problem.options)
+        if rows
+    }
+    if problem.capacity is None or _fits(problem, best.values()):
+        return Answer(choices=best, gap=0.0, optimal=True)
+    return None
 
 
 def _turned(problem: Problem, order: Sequence[int]) -> Problem:
