@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import le
 from types import MappingProxyType
 
-from loop.replacing import replace
-from loop.types import Load, ServerView, Snapshot
+from loop.replacing import replace, replacer
+from loop.types import Load, ServerView, Snapshot, Views
 from twin.magnitudes import RATE_RPM_MAX, TOKENS_MAX
 
 Estimates = Mapping[str, Load]
@@ -74,6 +75,8 @@ def collect(
         )
         source = _source(view, load, settings)
         same = load == view.load and source == view.load_source
+        if not same and load == before:
+            load = before  # what is not new is the same object from cycle to cycle
         views[name] = view if same else _with_estimate(view, load, source)
         as_seen = as_seen and same
         # A gap in the readings does not make forget what was known before it.
@@ -83,10 +86,26 @@ def collect(
         if warning:
             warnings.append(f"{name}: {warning}")
     return Reading(
-        snapshot=seen if as_seen else replace(seen, servers=views),
+        snapshot=seen if as_seen else replace(seen, servers=Views(views, since=object())),
         estimates=estimated,
         warnings=tuple(warnings),
     )
+
+
+def collect_again(seen: Snapshot, before: Snapshot, last: Reading) -> Reading:
+    """Return what is made of *seen*, whose servers are said to be those of *before* some time
+    later, by its *last* reading: what each was estimated to be, it still is. Only without
+    smoothing, which moves an estimate on, and where nothing was warned of.
+    """
+    then, made = before.servers, last.snapshot.servers
+    if made is then:
+        return replace(last, snapshot=seen)
+    assert isinstance(made, Views), "the last reading made them"
+    views = {
+        name: view if made[name] is then[name] else _estimated_as(view, made[name])
+        for name, view in seen.servers.items()
+    }
+    return replace(last, snapshot=replace(seen, servers=Views(views, since=made.since)))
 
 
 def _is_whole(view: ServerView, *, smoothing: float) -> bool:
@@ -136,24 +155,37 @@ def _estimate(
     return estimated, ""
 
 
+_estimated = replacer(ServerView, "load", "load_source", "latest")
+
+
+def _estimated_as(view: ServerView, last: ServerView) -> ServerView:
+    """Return *view* with what was estimated of its *last* one."""
+    return _estimated(view, last.load, last.load_source, last.latest)
+
+
 def _with_estimate(view: ServerView, load: Load | None, source: str) -> ServerView:
     """Return *view* with the estimated *load*; what came lately is of the measured rate."""
     measured = view.load
     as_it_is = load is not None and measured is not None and load.rate_rpm == measured.rate_rpm
-    latest = view.latest if as_it_is else None
-    return replace(view, load=load, load_source=source, latest=latest)
+    return _estimated(view, load, source, view.latest if as_it_is else None)
 
 
 def _source(view: ServerView, load: Load | None, settings: CollectorSettings) -> str:
     """Return where the estimated load comes from: the source, and what was made of its figures."""
     if load is None or view.load is None:
         return ""
-    made = []
     if (load.in_tokens, load.out_tokens) != (view.load.in_tokens, view.load.out_tokens):
-        made.append("smoothed" if settings.smoothing < 1.0 else "tokens carried over")
+        made = "smoothed" if settings.smoothing < 1.0 else "tokens carried over"
     elif load.rate_rpm != view.load.rate_rpm:
-        made.append("smoothed" if settings.smoothing < 1.0 else "scaled to all ready pods")
-    return ", ".join(part for part in (view.load_source, *made) if part)
+        made = "smoothed" if settings.smoothing < 1.0 else "scaled to all ready pods"
+    else:
+        return view.load_source
+    return _made_of(view.load_source, made)
+
+
+@lru_cache(maxsize=64)  # so that it is the same object from cycle to cycle
+def _made_of(source: str, made: str) -> str:
+    return f"{source}, {made}" if source else made
 
 
 def _scale(view: ServerView) -> float | None:

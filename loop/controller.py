@@ -25,7 +25,7 @@ from loop.actuator import (
     within_budget,
     within_shared,
 )
-from loop.collector import CollectorSettings, Estimates, Reading, collect
+from loop.collector import CollectorSettings, Estimates, Reading, collect, collect_again
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.policies.registry import options_told
 from loop.replacing import replace
@@ -118,18 +118,18 @@ class _Look(NamedTuple):
     """What was made of a look at the world, and by which data."""
 
     system: SystemData
+    seen: Snapshot
     reading: Reading
 
     def is_like(self, seen: Snapshot, estimates: Estimates, system: SystemData) -> bool:
-        """Tell whether nothing else is made of *seen*: all was taken as it was seen, and no server
-        is any other but for its age, as far as that is said.
+        """Tell whether nothing else is made of *seen*: no server is any other but for its age, as
+        far as that is said.
         """
-        reading = self.reading
         return (
             system is self.system
-            and estimates is reading.estimates
-            and not reading.warnings
-            and known_older(seen.servers, reading.snapshot.servers)
+            and estimates is self.reading.estimates
+            and not self.reading.warnings
+            and known_older(seen.servers, self.seen.servers)
         )
 
 
@@ -270,12 +270,12 @@ class Controller:
             return _failed(record, error), memory
         last = self._look
         if last is not None and last.is_like(seen, memory.estimates, self._system):
-            reading, unheard = Reading(snapshot=seen, estimates=memory.estimates), list[str]()
+            reading, unheard = collect_again(seen, last.seen, last.reading), list[str]()
         else:
             reading, unheard = self._read(seen, memory.estimates), self._unheard_of(seen)
         # A mean moves towards what is seen, even if that stays as it is.
         whole = self._settings.collector.smoothing == 1.0
-        self._look = _Look(self._system, reading) if whole else None
+        self._look = _Look(self._system, seen, reading) if whole else None
         estimated = with_upper_bounds(reading.snapshot, self._system)
         record = replace(record, seen=seen, estimated=estimated)
         record = record.warned("observe", seen.warnings)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.collector import CollectorSettings, Estimates, Reading, collect
+from loop.collector import CollectorSettings, Estimates, Reading, collect, collect_again
+from loop.replacing import replace
 from loop.testing.fakes import server_view
-from loop.types import Load, ServerView, Snapshot
+from loop.types import Load, ServerView, Snapshot, Views, known_older, only_older
 
 PLAIN = CollectorSettings()
 KNOWN = Load(rate_rpm=60.0, in_tokens=500.0, out_tokens=200.0)
@@ -143,6 +144,29 @@ def test_an_idle_server_keeps_the_tokens_it_is_known_for() -> None:
         server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), estimates={"s1": KNOWN}
     )
     assert load == Load(rate_rpm=0.0, in_tokens=500.0, out_tokens=200.0)
+
+
+def test_an_older_look_is_read_as_the_last_one_was() -> None:
+    """Of a load that is off for a while the tokens are carried over in each cycle: a loop that
+    looks every second decided anew about all servers each time, on the same figures.
+    """
+    off = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
+    part = server_view("part", load=KNOWN, ready=3, reporting=2)
+    views = [server_view("off", load=off), part, server_view("whole", load=KNOWN)]
+    first = Views({one.name: one for one in views}, since=object())
+    last = seen = Snapshot(now_s=60.0, servers=first)
+    expected = {"off": KNOWN}
+    reading = collect(seen, {}, settings=PLAIN, expected=expected)
+    for age_s in (1.0, 2.0):
+        older = {name: replace(one, load_age_s=age_s) for name, one in first.items()}
+        now = replace(seen, now_s=60.0 + age_s, servers=Views(older, since=first.since))
+        again = collect_again(now, last, reading)
+        assert again == collect(now, reading.estimates, settings=PLAIN, expected=expected)
+        assert known_older(again.snapshot.servers, reading.snapshot.servers)
+        for name, one in again.snapshot.servers.items():
+            assert one.load_age_s == age_s
+            assert only_older(one, reading.snapshot.servers[name])
+        last, reading = now, again
 
 
 @given(
