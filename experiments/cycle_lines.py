@@ -130,11 +130,19 @@ class PackedLines(CycleLines):
         return self._begins[-1] + len(self._open)
 
 
+class _Places(dict[str, int]):
+    """The places of parts by themselves, in order: one that is new comes last."""
+
+    def __missing__(self, part: str) -> int:
+        self[part] = place = len(self)
+        return place
+
+
 class _OpenBlock:
     """Lines that are to be packed together: the place of each part, and which a line has."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._places = _Places()
         self._lines: list[array[int]] = []
         self._size = self._size_of_first = 0
 
@@ -145,9 +153,6 @@ class _OpenBlock:
         """Append a line."""
         places = self._places
         known = len(places)
-        for part in parts:
-            if part not in places:
-                places[part] = len(places)
         self._lines.append(array("I", map(places.__getitem__, parts)))
         self._size += sum(map(len, islice(reversed(places), len(places) - known)))
         self._size_of_first = self._size_of_first or self._size
