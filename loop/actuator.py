@@ -76,10 +76,12 @@ def with_upper_bounds(snapshot: Snapshot, data: SystemData) -> Snapshot:
     smaller one holds, but never one below the minimum.
     """
     views = {}
-    for name, view in snapshot.servers.items():
-        told = data.servers.get(name)
-        most = told.max_replicas if told is not None else None
-        if most is not None and (view.replicas_max is None or most < view.replicas_max):
+    bounds = {name: told.max_replicas for name, told in data.servers.items()}
+    for name, most in bounds.items():
+        view = snapshot.servers.get(name) if most is not None else None
+        if most is None or view is None:
+            continue
+        if view.replicas_max is None or most < view.replicas_max:
             views[name] = replace(view, replicas_max=max(most, view.replicas_min))
     return replace(snapshot, servers={**snapshot.servers, **views}) if views else snapshot
 

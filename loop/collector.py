@@ -100,7 +100,7 @@ def collect_again(seen: Snapshot, before: Snapshot, last: Reading) -> Reading:
     then, made = before.servers, last.snapshot.servers
     if made is then:
         return replace(last, snapshot=seen)
-    assert isinstance(made, Views), "the last reading made them"
+    assert isinstance(made, Views), "a reading that is not as seen makes them"
     views = {
         name: view if made[name] is then[name] else _estimated_as(view, made[name])
         for name, view in seen.servers.items()

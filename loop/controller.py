@@ -36,6 +36,7 @@ from loop.types import (
     CycleRecord,
     Decision,
     Mode,
+    ServerView,
     Snapshot,
     Target,
     Timing,
@@ -133,6 +134,14 @@ class _Look(NamedTuple):
         )
 
 
+class _Told(NamedTuple):
+    """What a policy knew of *servers* besides, by which data."""
+
+    servers: Mapping[str, ServerView]
+    system: SystemData
+    known: SystemData
+
+
 class _Planned(NamedTuple):
     """What became of what a policy *asked* for, and what that depends on."""
 
@@ -188,6 +197,7 @@ class Controller:
         self._epoch = epoch
         self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._look: _Look | None = None
+        self._told: _Told | None = None
         self._planned: _Planned | None = None
         self._cycles = 0
         self._beyond: set[str] = set()
@@ -405,9 +415,16 @@ class Controller:
         return _Planned(asked, targets, snapshot, system, decision, changes, cost, lines)
 
     def _known(self, snapshot: Snapshot) -> SystemData:
-        """Return what the policy is to know: the batch of each server whose batch is fixed, and
-        whose accelerator is; in mode "export", that every server stays on its accelerator, at its
-        batch.
+        """Return what the policy is to know: what it knew last, while servers are older only."""
+        servers, system = snapshot.servers, self._system
+        last = self._told
+        if last is None or system is not last.system or not known_older(servers, last.servers):
+            last = self._told = _Told(servers, system, self._with_fixed(snapshot))
+        return last.known
+
+    def _with_fixed(self, snapshot: Snapshot) -> SystemData:
+        """Return the data with the batch of each server whose batch is fixed, and whose accelerator
+        is; in mode "export", that every server stays on its accelerator, at its batch.
         """
         system, stays = self._system, self._settings.mode == "export"
         fixed = [

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loop.json_text import is_plain
 from loop.records import Line, allocated, head, model_row, server_row, tail, text_of
-from loop.types import known_older, only_older
+from loop.types import AGES as FIELDS
+from loop.types import ages_of, known_older, only_older
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +21,7 @@ if TYPE_CHECKING:
     from loop.types import Change, CycleRecord, ServerView, Snapshot, Target, Why
 
 # The ages of a view by its field, in the order in which they stand in a row.
-AGES = {
-    "percentiles_age_s": "percentilesAgeS",
-    "load_age_s": "loadAgeS",
-    "sample_age_s": "sampleAgeS",
-}
+AGES = dict(zip(FIELDS, ("percentilesAgeS", "loadAgeS", "sampleAgeS"), strict=True))
 _ages = attrgetter(*AGES)
 _PARTS = 2 * len(AGES) + 1  # of a row with ages
 # No word of a line is this one, or they are written one by one.
@@ -118,7 +115,7 @@ class _Rows(NamedTuple):
         their own.
         """
         assert record.seen is not None, "it is older than these"
-        parts, ages = self.parts.copy(), map(_ages, record.seen.servers.values())
+        parts, ages = self.parts.copy(), ages_of(record.seen.servers)
         for place, of_all in enumerate(zip(*ages, strict=True)):
             parts[2 * place + 1 :: _PARTS + 1] = map(_text_of_age, of_all)
         return self._replace(record=record, parts=parts)

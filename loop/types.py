@@ -4,8 +4,9 @@ beyond look-ups.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from loop.replacing import replace, same_in
@@ -24,6 +25,7 @@ __all__ = [
     "Load",
     "Mode",
     "OfPools",
+    "OlderViews",
     "PodPhase",
     "PodView",
     "Pool",
@@ -36,6 +38,7 @@ __all__ = [
     "Why",
     "WarningKind",
     "WhyKind",
+    "ages_of",
     "known_older",
     "one_pool",
     "only_older",
@@ -267,6 +270,8 @@ class ServerView(OfPools):
 
 # What only grows older between two samples.
 AGES = ("percentiles_age_s", "load_age_s", "sample_age_s")
+Ages = tuple[float | None, float | None, float | None]
+_ages: Callable[[ServerView], Ages] = attrgetter(*AGES)
 _same_but_ages = same_in(
     "load",  # differs most often
     *(each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"}),
@@ -292,9 +297,65 @@ class Views(dict[str, ServerView]):
         self.since = since
 
 
+class OlderViews(Mapping[str, ServerView]):
+    """The views of *before* some time later: what *make* returns, when somebody asks for one. Of
+    most looks of a loop that looks every second nobody does. *ages* returns those of each.
+    """
+
+    __slots__ = ("_before", "_make", "_views", "ages")
+
+    def __init__(
+        self,
+        before: Views,
+        *,
+        make: Callable[[], Mapping[str, ServerView]],
+        ages: Callable[[], Iterable[Ages]],
+    ) -> None:
+        self._before, self._make, self.ages = before, make, ages
+        self._views: Mapping[str, ServerView] | None = None
+
+    @property
+    def since(self) -> object:
+        """Return what the views before say."""
+        return self._before.since
+
+    @property
+    def _all(self) -> Mapping[str, ServerView]:
+        if self._views is None:
+            self._views = self._make()
+        return self._views
+
+    def __getitem__(self, name: str) -> ServerView:
+        return self._all[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._before
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._before)
+
+    def __len__(self) -> int:
+        return len(self._before)
+
+    # All together: those of Mapping ask for one by one.
+    def items(self) -> ItemsView[str, ServerView]:
+        """Return the names and the views."""
+        return self._all.items()
+
+    def values(self) -> ValuesView[ServerView]:
+        """Return the views."""
+        return self._all.values()
+
+
 def known_older(views: Mapping[str, ServerView], before: Mapping[str, ServerView]) -> bool:
     """Tell whether *views* are said to be those of *before* some time later; no is no answer."""
-    return isinstance(views, Views) and isinstance(before, Views) and views.since is before.since
+    told = (Views, OlderViews)
+    return isinstance(views, told) and isinstance(before, told) and views.since is before.since
+
+
+def ages_of(views: Mapping[str, ServerView]) -> Iterable[Ages]:
+    """Return the ages of each of *views*, in the order of AGES."""
+    return views.ages() if isinstance(views, OlderViews) else map(_ages, views.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,23 @@ Nothing else in the loop reaches the twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import is_
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.replacing import replacer
-from loop.types import Change, Latest, Load, PodView, ServerView, Snapshot, Views
+from loop.types import (
+    AGES,
+    Ages,
+    Change,
+    Latest,
+    Load,
+    OlderViews,
+    PodView,
+    ServerView,
+    Snapshot,
+    Views,
+)
 from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
@@ -65,10 +76,9 @@ class SimBackend:
             raise SpecError("metrics: expected a source of offered loads for labels, found none")
         self._cluster = cluster
         self._offered_loads = offered_loads if metrics == "labels" else None
-        # The states of all, as they were seen last, and since when in looks they have been so.
+        # The states of all, as they were when something was new, and the views made of them then.
         self._states: Mapping[str, ServerState] = {}
-        self._views: Mapping[str, ServerView] = {}
-        self._since = object()
+        self._views = Views({}, since=object())
 
     def observe(self) -> Snapshot:
         """Return the cluster as an observer sees it now."""
@@ -88,15 +98,18 @@ class SimBackend:
         labels: Mapping[str, OfferedLoad] | None,
         *,
         now_s: float,
-    ) -> Views:
+    ) -> Views | OlderViews:
         """Return what is seen of each server: the last view, but older, if nothing has changed."""
         before, last = self._states, self._views
-        # What was measured is of the state; labels tell of their own.
-        same = labels is None and len(states) == len(before)
-        if not (same and all(map(is_, states.values(), before.values()))):
-            self._since = object()
+        if labels is None and states is before:
+            return OlderViews(
+                last,
+                make=partial(_all_later, last, states, now_s=now_s),
+                ages=partial(_all_ages, states, now_s=now_s),
+            )
         views = {}
         for name, state in states.items():
+            # What was measured is of the state; labels tell of their own.
             told = None if labels is None else _labelled(labels, name)
             if before.get(name) is state and (labels is None or last[name].load == told):
                 views[name] = _later(last[name], state, now_s=now_s)
@@ -105,8 +118,8 @@ class SimBackend:
                 views[name] = _server_view(state, load=load, source="router", now_s=now_s)
             else:
                 views[name] = _server_view(state, load=told, source="labels", now_s=now_s)
-        self._states, self._views = states, views
-        return Views(views, since=self._since)
+        self._states, self._views = states, Views(views, since=object())
+        return self._views
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*; the twin applies them after its actuation delay. Raise BackendError at
@@ -166,6 +179,7 @@ def _labelled(offered_loads: Mapping[str, OfferedLoad], name: str) -> Load | Non
 
 
 def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: float) -> ServerView:
+    percentiles_age_s, load_age_s, sample_age_s = _ages(state, now_s=now_s)
     return ServerView(
         name=state.name,
         model=state.model,
@@ -178,16 +192,14 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         load=load,
         latest=_latest(state.window) if source == "router" else None,
         load_source="" if load is None else source,
-        load_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
-        sample_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
+        load_age_s=load_age_s,
+        sample_age_s=sample_age_s,
         completions_rpm=state.window.completions_rpm,
         ttft_ms=state.window.ttft_ms,
         itl_ms=state.window.itl_ms,
         percentiles_ms=state.window.percentiles_ms,
         percentiles_source="pods" if state.window.percentiles_ms else "",
-        percentiles_age_s=None
-        if state.scraped_s is None or not state.window.percentiles_ms
-        else now_s - state.scraped_s,
+        percentiles_age_s=percentiles_age_s,
         output_tps=state.window.output_tps,
         running=state.running,
         waiting=state.waiting,
@@ -204,16 +216,32 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
     )
 
 
+def _all_later(
+    views: Mapping[str, ServerView], states: Mapping[str, ServerState], *, now_s: float
+) -> dict[str, ServerView]:
+    """Return *views*, which are of *states*, as they are at *now_s*."""
+    return {name: _later(views[name], state, now_s=now_s) for name, state in states.items()}
+
+
+def _all_ages(states: Mapping[str, ServerState], *, now_s: float) -> list[Ages]:
+    """Return the ages of the views of *states* at *now_s*."""
+    return [_ages(state, now_s=now_s) for state in states.values()]
+
+
+def _ages(state: ServerState, *, now_s: float) -> Ages:
+    if state.scraped_s is None:
+        return None, None, None
+    age_s = now_s - state.scraped_s
+    return age_s if state.window.percentiles_ms else None, age_s, age_s
+
+
 def _later(view: ServerView, state: ServerState, *, now_s: float) -> ServerView:
     """Return *view*, which is of *state*, as it is at *now_s*."""
     if state.scraped_s is None:
         return view
-    age_s = now_s - state.scraped_s
     return _aged_view(
         view,
-        age_s,
-        age_s,
-        age_s if state.window.percentiles_ms else None,
+        *_ages(state, now_s=now_s),
         tuple(
             [
                 pod if one.scraped_s is None else _aged_pod(pod, now_s - one.scraped_s)
@@ -223,7 +251,7 @@ def _later(view: ServerView, state: ServerState, *, now_s: float) -> ServerView:
     )
 
 
-_aged_view = replacer(ServerView, "load_age_s", "sample_age_s", "percentiles_age_s", "pods")
+_aged_view = replacer(ServerView, *AGES, "pods")
 _aged_pod = replacer(PodView, "sample_age_s")
 
 

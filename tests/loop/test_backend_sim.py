@@ -11,7 +11,7 @@ import pytest
 from loop.backends.sim import SimBackend, SimWorld
 from loop.errors import BackendError, SpecError
 from loop.testing.fakes import change
-from loop.types import AGES, Load, ServerView, known_older
+from loop.types import AGES, Load, ServerView, ages_of, known_older
 from tests.loop.sim_worlds import sim_world
 
 
@@ -68,6 +68,9 @@ def test_servers_that_are_said_to_be_older_only_are_older_only() -> None:
                 map(but_ages, last.servers.values())
             )
             assert now.now_s > last.now_s
+            # Records take the ages alone.
+            ages = [tuple(getattr(one, age) for age in AGES) for one in now.servers.values()]
+            assert list(ages_of(now.servers)) == ages
         last = now
     assert older > 60
 

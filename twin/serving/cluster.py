@@ -88,8 +88,10 @@ class Cluster:
         self._submits: dict[str, Callable[[Request], None]] = {}
         # By name, what was asked for last; by index, which of the states asked for is applied.
         self._asked: dict[str, DesiredState] = {}
-        # By server: what was seen of it last, and after how many changes of its pods.
+        # By server: what was seen of it last, and after how many changes of its pods; and all of
+        # them, and after what (_shown_servers).
         self._shown: dict[str, tuple[int, ServerState]] = {}
+        self._shown_all: tuple[tuple[int, int, int], dict[str, ServerState]] | None = None
         self._applied: list[int] = []
         self._actuations: list[Chance] = []
         self._rng_nodes = node_generator(seed)
@@ -143,6 +145,7 @@ class Cluster:
         deployment = self._deployment(server)
         del self._by_name[server], self._submits[server], self._asked[server]
         self._shown.pop(server, None)
+        self._shown_all = None
         # No state that was asked for and is on its way may be applied any more.
         self._applied[deployment.index] = self._desired_count
         self._retired.append(deployment)
@@ -250,14 +253,7 @@ class Cluster:
             now_s=self._env.now,
             scrape_interval_s=self.spec.world.scrape_interval_s,
             window_s=self.spec.world.window_s,
-            servers={
-                name: self._shown_server(deployment, self._asked[name], window)
-                for (name, deployment), window in zip(
-                    self._by_name.items(),
-                    window_figures([each.series for each in self._by_name.values()]),
-                    strict=True,
-                )
-            },
+            servers=self._shown_servers(),
             capacity={
                 type_: _capacity_view(type_, self._ledger.total(type_), self._ledger.used(type_))
                 for type_ in self._ledger.types
@@ -360,6 +356,21 @@ class Cluster:
         if self._waiting_max is None:
             self.desired.append(desired)
         self._asked[desired.server] = desired
+
+    def _shown_servers(self) -> dict[str, ServerState]:
+        """Return what is seen of each server: the same mapping, as long as nothing has changed."""
+        servers = self._by_name
+        changes = sum([deployment.changes for deployment in servers.values()])
+        # Servers come with a state that is asked for; who lets one go forgets all that was seen.
+        now = self._scrapes, self._desired_count, changes
+        if self._shown_all is None or self._shown_all[0] != now:
+            windows = window_figures([deployment.series for deployment in servers.values()])
+            states = {
+                name: self._shown_server(deployment, self._asked[name], window)
+                for (name, deployment), window in zip(servers.items(), windows, strict=True)
+            }
+            self._shown_all = now, states
+        return self._shown_all[1]
 
     def _shown_server(
         self, deployment: Deployment, asked: DesiredState, window: WindowFigures
