@@ -135,7 +135,13 @@ def _add_choices(parser: ArgumentParser) -> None:
 def _run(options: Namespace) -> int:
     from experiments.config import shipped
     from twin.fit.fitting import FAMILIES, fit_logs
-    from twin.fit.logs import left_out, read_logs, tokens_per_step, with_points_together
+    from twin.fit.logs import (
+        left_out,
+        other_servers,
+        read_logs,
+        tokens_per_step,
+        with_points_together,
+    )
     from twin.fit.replay import ReplicaLimits
     from twin.fit.report import fit_json, fit_text, perf_parms
     from twin.spec import TOKENS_PER_STEP_MAX as STEP_MAX
@@ -188,7 +194,7 @@ def _run(options: Namespace) -> int:
     if options.json:
         print(json.dumps(fit_json(result), indent=2, allow_nan=False))
     else:
-        print("\n".join([*left_out(logs), fit_text(result)]))
+        print("\n".join([*left_out(logs), *other_servers(read), fit_text(result)]))
     if written:
         print(written, file=sys.stderr if options.json else sys.stdout)
     return EXIT_OK

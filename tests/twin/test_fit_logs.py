@@ -18,7 +18,13 @@ import pytest
 
 from tests.parts import first
 from tests.twin.mutations import mutated
-from twin.fit.logs import left_out, read_logs, tokens_per_step, with_points_together
+from twin.fit.logs import (
+    left_out,
+    other_servers,
+    read_logs,
+    tokens_per_step,
+    with_points_together,
+)
 from twin.fit.points import operate
 from twin.spec import LatencyModel, SpecError
 
@@ -108,6 +114,20 @@ def test_the_requests_of_each_load_generator_are_the_same(
     [line] = left_out([rows])
     assert f"{failed} request" in line
     assert "3 remain" in line
+
+
+def test_logs_of_different_servers_are_told(tmp_path: Path) -> None:
+    """`vllm bench sweep serve` puts runs of different options of the server into one list, and they
+    made one fit.
+    """
+    run = vllm() | {"model_id": "llama"}
+    sweep = [run | {"max_num_seqs": 32}, run | {"max_num_seqs": 256}]
+    logs = read_logs(write(tmp_path, "summary.json", sweep))
+    [line] = other_servers(logs)
+    assert line.startswith("max_num_seqs: the logs are of different servers (32, 256)")
+    assert not [*other_servers(logs[:1])]
+    other = read_logs(write(tmp_path, "qwen.json", vllm() | {"model_id": "qwen"}))
+    assert any(line.startswith("model_id: ") for line in other_servers([*logs, *other]))
 
 
 def test_a_run_that_is_repeated_with_its_seed_is_told(tmp_path: Path) -> None:

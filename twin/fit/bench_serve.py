@@ -24,6 +24,11 @@ NAMES: Mapping[Latency, tuple[str, ...]] = {
 }
 # What vLLM and SGLang call the tokens that a step of speculative decoding made.
 TOKENS_PER_STEP = ("spec_decode_acceptance_length", "accept_length")
+# What a result tells of the server, a sweep over its options besides.
+SERVER = (
+    *("model_id", "max_num_seqs", "max_num_batched_tokens"),
+    *("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_size"),
+)
 LABELS = (("median", 50.0), ("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
 # Below this share of the rate asked for it was the limit on users that set the load.
 KEPT_UP = 0.9
@@ -38,7 +43,8 @@ def is_result(document: Json) -> bool:
 
 def read_result(document: Json, *, source: str) -> RequestRows:
     """Return the requests of a result, or its means where it does not tell when each was sent."""
-    rows = _rows(document, source=source)
+    told = {name: str(document[name]) for name in SERVER if document.get(name) is not None}
+    rows = replace(_rows(document, source=source), server=told)
     for name in TOKENS_PER_STEP:
         if document.get(name):
             return replace(rows, tokens_per_step=finite(document[name], where=f"{source}: {name}"))

@@ -244,6 +244,19 @@ def _same_prompts(logs: Sequence[RequestRows]) -> Iterator[str]:
                 break
 
 
+def other_servers(logs: Sequence[RequestRows]) -> Iterator[str]:
+    """Yield a line for each thing that the logs tell of their servers, and not alike."""
+    told: dict[str, dict[str, None]] = {}
+    for rows in logs:
+        for name, value in rows.server.items():
+            told.setdefault(name, {})[value] = None
+    for name, values in told.items():
+        if len(values) > 1:
+            yield (
+                f"{name}: the logs are of different servers ({', '.join(values)}): a fit is of one"
+            )
+
+
 def _alike(rows: RequestRows) -> int:
     """Return how many requests of *rows* are like an earlier one in every figure; 0 if they came at
     few times, as those of a batch do.

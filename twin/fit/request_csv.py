@@ -9,8 +9,8 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,8 @@ class RequestRows:
     failed is how many requests of the file are not here since they failed: they have no first
     token, no last one, or no answer.
 
-    notes say what about the file is in doubt. tokens_per_step is how many tokens of a request a
+    notes say what about the file is in doubt, server what it tells of the server that was measured.
+    tokens_per_step is how many tokens of a request a
     step of the engine made, where the file tells of speculative decoding.
 
     A table of operating points is such a log too: points has the load of each entry, whose times
@@ -61,6 +62,7 @@ class RequestRows:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     tokens_per_step: float | None = None
+    server: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of requests."""
