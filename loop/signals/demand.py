@@ -322,10 +322,27 @@ def _load(grown: Growth, *, rate_rpm: float) -> Load:
     of_prompts = grown.over("prompt", "firsts")
     of_answers = grown.over("answer_tokens", "answers")
     prompts = _load_told(of_prompts, rate_rpm=rate_rpm)
-    if of_answers.tracks == of_prompts.tracks:
-        return prompts
-    answers = _load_told(of_answers, rate_rpm=rate_rpm)
-    return replace(prompts, out_tokens=answers.out_tokens)
+    answers = prompts
+    if of_answers.tracks != of_prompts.tracks:
+        answers = _load_told(of_answers, rate_rpm=rate_rpm)
+    out_tokens = max(answers.out_tokens, _tokens_of_several(grown))
+    return prompts if out_tokens == prompts.out_tokens else replace(prompts, out_tokens=out_tokens)
+
+
+def _tokens_of_several(grown: Growth) -> float:
+    """Return how many tokens are generated per request where more end than come: each has several
+    answers (n of its parameters), of which vLLM counted every end, and prompt and first token once.
+    0 where that is not so.
+    """
+    by_ends = sum(track.arrived_by_ends for track in grown.tracks)
+    if not _is_far_more(by_ends, sum(track.arrived[-1] for track in grown.tracks)):
+        return 0.0
+    total = grown.over("generation", "firsts").total
+    return _mean(total.get("generation"), total.get("firsts")) or 0.0
+
+
+def _is_far_more(figure: float, other: float) -> bool:
+    return figure > CONTRADICTION_SHARE * max(other, 0.0) + CONTRADICTION_MIN
 
 
 def _load_told(grown: Growth, *, rate_rpm: float) -> Load:
@@ -468,13 +485,13 @@ def _contradiction(every: Sequence[Track]) -> str:
         late = max(late, track.late)
     ends, firsts, prompts = max(0.0, ends), max(0.0, firsts), max(0.0, prompts)
     line = f"first tokens tell of {firsts:.0f} requests, ends and those inside of {ends:.0f}: "
-    if firsts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
+    if _is_far_more(firsts, ends):
         return line + (
             "clients give up, or engines do not count all ends; the higher figure counts"
         )
-    if ends > CONTRADICTION_SHARE * counted + CONTRADICTION_MIN:
+    if _is_far_more(ends, counted):
         return line + "more ends than first tokens can be; the lower figure counts"
-    if prompts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
+    if _is_far_more(prompts, ends):
         return (
             f"prompts tell of {prompts:.0f} requests, ends and those inside of {ends:.0f}: clients "
             "give up, or engines do not count all ends; the higher figure counts"

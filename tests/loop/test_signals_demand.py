@@ -1338,6 +1338,36 @@ def test_ends_that_no_first_token_explains_are_not_arrivals() -> None:
     assert found.warnings[0].endswith("more ends than first tokens can be; the lower figure counts")
 
 
+def test_the_answers_of_a_request_that_has_several_are_all_of_its_load() -> None:
+    """vLLM counted an end for each of n, and a prompt and a first token for all: half of the tokens
+    that were generated were nobody's.
+    """
+    several = [
+        Sample(
+            one.t_s,
+            {
+                **one.told,
+                "success": 2.0 * (one.told["success"] or 0.0),
+                "answers": 2.0 * (one.told["answers"] or 0.0),
+                "answer_tokens": 2.0 * (one.told["answer_tokens"] or 0.0),
+                "generation": 2.0 * (one.told["generation"] or 0.0),
+            },
+        )
+        for one in steady(rps=1.0)
+    ]
+    load = seen({"a": several}, pod("a")).load
+    assert load is not None
+    assert (load.rate_rpm, load.in_tokens, load.out_tokens) == pytest.approx((60.0, 100.0, 400.0))
+    # Ends that are shown twice generate nothing.
+    shown = [
+        Sample(one.t_s, {**one.told, "success": 2.0 * (one.told["success"] or 0.0)})
+        for one in steady(rps=1.0)
+    ]
+    again = seen({"a": shown}, pod("a")).load
+    assert again is not None
+    assert (again.rate_rpm, again.out_tokens) == pytest.approx((60.0, 200.0))
+
+
 def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
     """Embeddings have no token that comes first."""
     samples = [
