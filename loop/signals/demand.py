@@ -355,14 +355,15 @@ def _load_told(grown: Growth, *, rate_rpm: float) -> Load:
 
 def _ttft_ms(grown: Growth) -> float | None:
     total = grown.over("ttft_s", "firsts").total
-    return _mean(total.get("ttft_s"), total.get("firsts"), scale=MS)
+    # Some versions observe nothing but zeros: nobody's token came at once.
+    return _mean(total.get("ttft_s"), total.get("firsts"), scale=MS) or None
 
 
 def _itl_ms_of(grown: Growth) -> float | None:
     total = grown.over("per_token_s", "per_token").total
     if _mean(total.get("per_token_s"), total.get("per_token")) is None:
         total = grown.over("steps_s", "steps").total
-    return _itl_ms(total)
+    return _itl_ms(total) or None
 
 
 def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) -> str:

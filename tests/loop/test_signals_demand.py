@@ -1368,6 +1368,16 @@ def test_the_answers_of_a_request_that_has_several_are_all_of_its_load() -> None
     assert (again.rate_rpm, again.out_tokens) == pytest.approx((60.0, 200.0))
 
 
+def test_latencies_of_nothing_are_not_known() -> None:
+    """A version of vLLM observed zeros only: every target seemed to be met."""
+    zeros = [
+        Sample(one.t_s, {**one.told, "ttft_sum": 0.0, "itl_sum": 0.0}) for one in steady(rps=1.0)
+    ]
+    found = seen({"a": zeros}, pod("a"))
+    assert (found.ttft_ms, found.itl_ms) == (None, None)
+    assert rate_rpm(found) == pytest.approx(60.0)
+
+
 def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
     """Embeddings have no token that comes first."""
     samples = [
