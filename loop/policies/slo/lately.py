@@ -10,7 +10,7 @@ from loop.replacing import replace
 from loop.types import only_older
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from loop.optimizer.solution import Assignment
     from loop.policies.slo.demand import Demand, Memory
@@ -94,6 +94,15 @@ class Lately:
         by, self._by = self._by, (data, sizing, window_s)
         if by is None or by[0] is not data or by[1:] != (sizing, window_s):
             self.demanded.clear()
+
+    def knows_all(self, memories: Mapping[str, Memory]) -> bool:
+        """Tell whether what was demanded of each server is what follows from its one of *memories*,
+        as long as nothing new is seen.
+        """
+        known = self.demanded
+        return known.keys() == memories.keys() and all(
+            known[name].memory is memory for name, memory in memories.items()
+        )
 
     def servers_of(self, name: str, demand: Demand) -> dict[Part, ServerData]:
         """Return as what the optimizer knows *name* while *demand* is what is demanded of it: to be

@@ -41,14 +41,23 @@ class Standing:
         last = self._last
         if last is None or not last.holds(case):
             return None
-        # Who is held may be woken, as time goes on.
-        if not case.held:
-            self._stood = last._replace(case=case, until_s=min(last.until_s, _next_sample_s(case)))
+        self._stand(case)
         return last.decision
 
     def keep(self, case: Case, decision: Decision, *, until_s: float) -> None:
         """Remember that *decision* is that of *case*; it stands until *until_s* at most."""
         self._last, self._stood = _Decided(case, decision, until_s), None
+        # Where nothing was learnt of any server since its demand was found, it is found again.
+        if case.sizing.lately.knows_all(case.memories):
+            self._stand(case)
+
+    def _stand(self, case: Case) -> None:
+        """Let the last decision stand for all that is *case* some time later."""
+        assert self._last is not None, "there is one"
+        # Who is held may be woken, as time goes on.
+        if not case.held:
+            until_s = min(self._last.until_s, _next_sample_s(case))
+            self._stood = self._last._replace(case=case, until_s=until_s)
 
     def drop(self) -> None:
         """Forget the last one."""
