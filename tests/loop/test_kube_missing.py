@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
+from loop.backends.kube.missing import ending_note, is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import RETRY, Shortages
 from loop.backends.kube.trouble import trouble_of
 from loop.types import Missing
@@ -295,3 +295,13 @@ def test_a_pod_that_nobody_lists_any_more_is_short_of_nothing() -> None:
     # What was found while it was listed counts for its time, and no longer.
     assert look(1200.0, unlisted=[space]) == {"H100": 2}
     assert look(660.0 + RETRY * 600.0, unlisted=[space]) == {}
+
+
+def test_pods_that_should_have_ended_are_told() -> None:
+    """Six held their GPUs for two hours, and new ones waited for these."""
+    stuck = [pod(name, phase="draining", since_s=-7200.0) for name in "abcd"]
+    note = ending_note(server(pod("z"), *stuck), now_s=0.0)
+    assert note.startswith("s1: 4 pods should have ended and have not (dep1-")
+    assert ", …): is the node lost, or does a finalizer keep it?" in note
+    soon = pod("a", phase="draining", since_s=-240.0)
+    assert ending_note(server(pod("z"), soon), now_s=0.0) == ""

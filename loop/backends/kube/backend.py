@@ -24,7 +24,7 @@ from loop.backends.kube.listing import (
     Listing,
     unlisted_lines,
 )
-from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
+from loop.backends.kube.missing import ending_note, is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import (
     Capacity,
     Shortages,
@@ -583,11 +583,12 @@ class KubeBackend:
         figures = {name: one.figures for name, one in sights.items() if one.figures}
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
         told += [batch_note(one.deployment) for one in servers.by_name.values()]
-        date = self._date()
+        date, now_s = self._date(), self._clock.now_s()
         told += [
             stays_note(one.deployment, what_stays(one.deployment, date=date))
             for one in servers.by_name.values()
         ]
+        told += [ending_note(one, now_s=now_s) for one in servers.by_name.values()]
         told += [
             f"{name}: {line}"
             for name, one in servers.by_name.items()

@@ -1,4 +1,6 @@
-"""Replicas that are wanted and do not come: how many, since when, and why; pure."""
+"""Replicas that are wanted and do not come: how many, since when, and why; and pods that should
+have gone; pure.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,9 @@ from loop.types import Missing
 # A pod may be unschedulable for a moment while another one ends, and a large model loads for
 # minutes: nobody is to be told of that.
 TOLD_S, TOLD_STARTING_S = 30.0, 300.0
+# By its deletionTimestamp a pod has had all its time to end; unmapping GPUs takes some more.
+ENDING_S = 300.0
+PODS_NAMED = 3
 
 
 def missing_of(
@@ -85,4 +90,22 @@ def missing_line(missing: Missing) -> str:
     return (
         f"{missing.count} of {missing.wanted} not ready for {missing.waited_s:.0f} s: "
         f"{missing.text}"
+    )
+
+
+def ending_note(server: Server, *, now_s: float) -> str:
+    """Return what to say of pods that should have ended long ago, "" if there are none."""
+    stuck = [
+        pod.name
+        for pod in server.pods
+        if pod.phase == "draining" and now_s - pod.since_s > ENDING_S
+    ]
+    if not stuck:
+        return ""
+    more = ", …" if len(stuck) > PODS_NAMED else ""
+    noun, have = ("pod", "has") if len(stuck) == 1 else ("pods", "have")
+    return (
+        f"{server.name}: {len(stuck)} {noun} should have ended and {have} not "
+        f"({', '.join(sorted(stuck)[:PODS_NAMED])}{more}): is the node lost, or does a finalizer "
+        "keep it? Till then it may hold its GPUs"
     )
