@@ -116,9 +116,12 @@ def not_identified(result: FitResult, *, times: float = IDENTIFIED_WITHIN) -> li
 
 
 def faster_than_possible(result: FitResult) -> bool:
-    """Tell whether prompts were computed faster than the data sheet allows; False without one."""
+    """Tell whether prompts were computed faster than the data sheet allows; False without one, or
+    where the fit explains too little to tell.
+    """
     return (
         result.prior is not None
+        and within(result.fitted_rows, times=1.0)
         and result.latency_model.beta_ms < POSSIBLE * result.prior.latency_model.beta_ms
     )
 
