@@ -7,12 +7,12 @@ from typing import Any
 
 from twin.fit.datasheet import SEQUENCE_MS, Accelerator, DataSheetModel, Dtype, estimate
 from twin.fit.model_config import ModelFacts
-from twin.spec import Scheduling, SpecError
+from twin.spec import AdmissionRule, Scheduling, SpecError
 
 TP_SIZES = (1, 2, 4, 8)
 BATCH_MAX = 256
 TOKEN_BUDGET = 8192
-ASYNC_SINCE = (0, 15)  # of vLLM
+ASYNC_SINCE, WHOLE_SINCE = (0, 15), (0, 19)  # of vLLM
 # A replica that holds fewer mean requests than this is no server: more GPUs are taken.
 REQUESTS_MIN = 8
 START_UP_S, LOAD_GB_PER_S = 45.0, 1.0
@@ -24,13 +24,23 @@ Tokens = tuple[float, float]
 
 def scheduling_of(vllm: str | None) -> Scheduling:
     """Return how this version of vLLM plans its iterations; None is a current one."""
+    return "async" if _is_since(vllm, ASYNC_SINCE) else "sync"
+
+
+def admission_of(vllm: str | None) -> AdmissionRule:
+    """Return for what of a prompt this version of vLLM wants memory before it begins."""
+    return "full_prompt" if _is_since(vllm, WHOLE_SINCE) else "chunk"
+
+
+def _is_since(vllm: str | None, first: tuple[int, int]) -> bool:
+    """Tell whether this version of vLLM is *first* or a later one; None is a current one."""
     if vllm is None:
-        return "async"
+        return True
     found = re.match(r"v?(\d+)\.(\d+)", vllm)
     if found is None:
         raise SpecError(f"vllm: expected a version such as 0.15, found {vllm[:60]!r}")
     major, minor = map(int, found.groups())
-    return "async" if (major, minor) >= ASYNC_SINCE else "sync"
+    return (major, minor) >= first
 
 
 def smallest_engine(
@@ -117,14 +127,15 @@ def model_row(engine: DataSheetModel, tokens: Tokens, scheduling: Scheduling) ->
     }
 
 
-def engine_row(engine: DataSheetModel) -> Json:
-    """Return the row of twin-data.json."""
+def engine_row(engine: DataSheetModel, *, admission: AdmissionRule | None = None) -> Json:
+    """Return the row of twin-data.json; *admission* None: what the twin takes by itself."""
     return {
         "model": engine.model.name,
         "acc": engine.accelerator.name,
         "kvTokens": engine.kv_tokens,
         "blockSize": 16,
         "maxNumBatchedTokens": TOKEN_BUDGET,
+        **({} if admission is None else {"admission": admission}),
         "startUp": start_up_row(engine),
     }
 

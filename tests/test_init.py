@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.datasheet_files import scheduling_of
+from experiments.datasheet_files import admission_of, scheduling_of
 from experiments.world import build_cluster_spec
 from inferno.cli.fit import write_row
 from inferno.cli.main import main
@@ -50,6 +50,20 @@ def test_a_directory_is_written_that_sim_runs(tmp_path: Path, capsys: Capture) -
 def test_vllm_plans_an_iteration_ahead_since_0_15(version: str | None, scheduling: str) -> None:
     """A request that comes waits for one iteration more: a third of TTFT on a loaded server."""
     assert scheduling_of(version) == scheduling
+
+
+@pytest.mark.parametrize(
+    ("version", "admission"), [("0.18.2", "chunk"), ("0.19", "full_prompt"), (None, "full_prompt")]
+)
+def test_vllm_admits_what_fits_whole_since_0_19(
+    tmp_path: Path, version: str | None, admission: str
+) -> None:
+    """By the chunk, several long prompts are let in at once and take each other's places."""
+    assert admission_of(version) == admission
+    words = ["init", str(tmp_path / "mine"), "--config", "llama-3.1-8b", "--gpus", "H100=1", "-q"]
+    assert main([*words, *([] if version is None else ["--vllm", version])]) == 0
+    [engine] = json.loads((tmp_path / "mine" / "twin-data.json").read_text())["engines"]
+    assert engine["admission"] == admission
 
 
 def test_what_is_weak_is_said_with_whose_it_is(tmp_path: Path, capsys: Capture) -> None:

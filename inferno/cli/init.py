@@ -14,7 +14,7 @@ from inferno.cli.datasheets import CONFIG_HELP, accelerators, add_dtype_option, 
 if TYPE_CHECKING:
     from twin.fit.datasheet import Accelerator, DataSheetModel
     from twin.fit.model_config import ModelFacts
-    from twin.spec import Scheduling
+    from twin.spec import AdmissionRule, Scheduling
 
 TEXT = """\
 Write a complete data directory from what is known before anything is measured:
@@ -66,13 +66,14 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--vllm",
         metavar="VERSION",
-        help="version of vLLM, which plans an iteration ahead since 0.15 (default: a current one)",
+        help="version of vLLM, which plans an iteration ahead since 0.15, and admits a request "
+        "once its whole prompt fits since 0.19 (default: a current one)",
     )
     add_dtype_option(parser)
 
 
 def _run(options: Namespace) -> int:
-    from experiments.datasheet_files import scheduling_of
+    from experiments.datasheet_files import admission_of, scheduling_of
     from twin.spec import SpecError
 
     directory: Path = options.directory
@@ -94,6 +95,7 @@ def _run(options: Namespace) -> int:
         rpm=_positive("rpm", str(options.rpm)),
         tokens=tokens,
         scheduling=scheduling_of(options.vllm),
+        admission=admission_of(options.vllm),
     )
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -146,6 +148,7 @@ def data_files(
     rpm: float,
     tokens: tuple[float, float],
     scheduling: Scheduling,
+    admission: AdmissionRule,
 ) -> dict[str, Json]:
     """Return the content of each file of the directory."""
     from experiments.datasheet_files import accelerator_row, engine_row, model_row
@@ -180,7 +183,9 @@ def data_files(
         "server-data.json": {
             "servers": _servers(engines, models, classes=classes, rpm=rpm, tokens=tokens, gpus=gpus)
         },
-        "twin-data.json": {"engines": [engine_row(engine) for engine in engines]},
+        "twin-data.json": {
+            "engines": [engine_row(engine, admission=admission) for engine in engines]
+        },
     }
 
 
