@@ -300,11 +300,15 @@ def test_prompts_that_are_computed_faster_than_can_be_are_told() -> None:
         latency_model=replace(MODEL, beta_ms=8.0 * MODEL.beta_ms), spreads=(0.15, 0.3, 0.25)
     )
     found = fit_logs([rows], limits=AMPLE, prior=prior)
-    assert fit_json(found)["fasterThanPossible"] is True
+    assert fit_json(found)["fasterThanPossible"] == ["beta"]
     assert "in the prefix cache" in fit_text(found)
     near = replace(prior, latency_model=replace(MODEL, beta_ms=1.3 * MODEL.beta_ms))
-    assert not faster_than_possible(replace(found, prior=near))
-    assert not faster_than_possible(replace(found, prior=None))
+    assert faster_than_possible(replace(found, prior=near)) == []
+    assert faster_than_possible(replace(found, prior=None)) == []
+    # Weights that are read once for several tokens.
+    several = replace(prior, latency_model=replace(MODEL, alpha_ms=2.6 * MODEL.alpha_ms))
+    assert faster_than_possible(replace(found, prior=several)) == ["alpha"]
+    assert "--tokens-per-step" in fit_text(replace(found, prior=several))
 
 
 def test_scheduling_and_form_are_chosen_by_what_they_predict() -> None:

@@ -12,9 +12,21 @@ from twin.spec import LatencyModel
 # Where docs/validation.md draws the line: relative errors of the mean E2E, the mean TTFT, and the
 # mean error of a request's E2E, on requests that were fitted. Those that were not get twice that.
 E2E_MAX, TTFT_MAX, MAPE_MAX = 0.02, 0.10, 0.03
-# The data sheet's beta has a third in it that no server saves. Below this part of it, tokens of
-# prompts were not computed, or elsewhere.
+# What the data sheet says of alpha and beta has a fifth and a third in it that no server saves.
+# Below this part of it weights were not read for each token, or prompts not computed.
 POSSIBLE = 0.6
+TOO_FAST = {
+    "alpha": (
+        "steps are faster than weights can be read by the data sheet: does a step make several "
+        "tokens (speculative decoding: --tokens-per-step), or is it another accelerator or "
+        "precision?"
+    ),
+    "beta": (
+        "prompts are computed faster than the data sheet allows: were they in the prefix cache (a "
+        "benchmark that was repeated with the same seed), or is it another accelerator or "
+        "precision? Measure with prompts that the server has not seen."
+    ),
+}
 # Where first tokens come so much later than they can, they are not what the engine made first.
 LATE_FIRST = 0.5
 # A coefficient whose range is wider than this factor is not identified by the logs.
@@ -115,15 +127,19 @@ def not_identified(result: FitResult, *, times: float = IDENTIFIED_WITHIN) -> li
     ]
 
 
-def faster_than_possible(result: FitResult) -> bool:
-    """Tell whether prompts were computed faster than the data sheet allows; False without one, or
+def faster_than_possible(result: FitResult) -> list[str]:
+    """Return which of alpha and beta are less than the data sheet allows; none without one, or
     where the fit explains too little to tell.
     """
-    return (
-        result.prior is not None
-        and within(result.fitted_rows, times=1.0)
-        and result.latency_model.beta_ms < POSSIBLE * result.prior.latency_model.beta_ms
-    )
+    if result.prior is None or not within(result.fitted_rows, times=1.0):
+        return []
+    return [
+        name
+        for name, field, _ in COEFFICIENTS
+        if name in TOO_FAST
+        and getattr(result.latency_model, field)
+        < POSSIBLE * getattr(result.prior.latency_model, field)
+    ]
 
 
 def within(score: ReplayScore, *, times: float) -> bool:
@@ -194,13 +210,7 @@ def _verdict(result: FitResult) -> list[str]:
             )
         )
     fast = faster_than_possible(result)
-    if fast and result.prior:
-        times = result.prior.latency_model.beta_ms / max(result.latency_model.beta_ms, 1e-12)
-        lines.append(
-            f"prompts are computed {times:.3g} times as fast as the data sheet says: were they in "
-            "the prefix cache (a benchmark that was repeated with the same seed), or is it another "
-            "accelerator or precision? Measure with prompts that the server has not seen."
-        )
+    lines += [TOO_FAST[name] for name in fast]
     good = within(result.fitted_rows, times=1.0)
     held_out = result.held_out or result.check
     held = held_out is None or within(held_out, times=2.0)
