@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple, overload
 from weakref import finalize
 
 from experiments.scores.changes import Desired, add_desired, begin_desired
+from experiments.scores.cuts import Cuts, add_cuts, note_cut
 from loop.actuator import planned
 from loop.record_texts import RecordTexts
-from loop.types import Change, CycleRecord, Snapshot, known_older
+from loop.types import Change, CycleRecord, Decision, Snapshot, known_older
 from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
@@ -31,32 +32,47 @@ _SIZE_MAX, _TIMES_FIRST, _LINES_MAX = 1 << 19, 2, 256
 class CycleLines(Sequence[Mapping[str, Any]]):
     """The lines of loop.records of every cycle, in order; each is unpacked when it is asked for.
 
-    desired is what was wanted of each server before the first cycle and after each, failed how many
+    desired is what was wanted of each server before the first cycle and after each, cuts when what
+    was decided was cut by the GPUs that there are, failed how many
     cycles had an error, stopped how many of them did not go through, and stop why the first of
     these did not.
     """
 
     def __init__(self) -> None:
         self.desired: dict[str, list[Desired]] = {}
+        self.cuts: Cuts = {}
+        self._cut: tuple[Decision | None, dict[str, Change]] = None, {}  # of what cuts were noted
         self.failed = self.stopped = 0
         self.stop = ""
         self._write = RecordTexts()
         self._planned: tuple[Snapshot | None, tuple[Change, ...], dict[str, Change]] = None, (), {}
         # The histories of the servers that are planned, and what each is to have.
-        self._wanted: list[tuple[list[Desired], str, int]] = []
+        self._wanted: list[tuple[list[Desired], str, int, int]] = []
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
         planned_of = self._planned_of(record)
         if record.applied and planned_of:
             now_s = record.now_s
-            for desired, accelerator, replicas in self._wanted:
-                desired.append(Desired(now_s, accelerator, replicas))
+            for desired, accelerator, replicas, max_batch in self._wanted:
+                desired.append(Desired(now_s, accelerator, replicas, max_batch))
+        self._note_cuts(record, planned_of)
         self.failed += bool(record.error)
         if record.failed:
             self.stopped += 1
             self.stop = self.stop or record.error
         self._keep(self._write.parts(record, planned_of))
+
+    def _note_cuts(self, record: CycleRecord, planned_of: dict[str, Change]) -> None:
+        decision, planned_before = self._cut
+        if record.decision is decision and planned_of is planned_before:
+            return
+        self._cut = record.decision, planned_of
+        targets = record.decision.targets if record.decision else {}
+        for name in planned_of:
+            target = targets.get(name)
+            is_cut = target is not None and target.why.kind == "capacity"
+            note_cut(self.cuts, name, t_s=record.now_s, is_cut=is_cut)
 
     def _planned_of(self, record: CycleRecord) -> dict[str, Change]:
         """Return what is planned: what was before, if nothing is new but that servers are older."""
@@ -71,7 +87,8 @@ class CycleLines(Sequence[Mapping[str, Any]]):
                 if name not in self.desired:
                     begin_desired(self.desired, name, view.accelerator, view.wanted)
             self._wanted = [
-                (self.desired[name], one.accelerator, one.replicas) for name, one in found.items()
+                (self.desired[name], one.accelerator, one.replicas, one.max_batch)
+                for name, one in found.items()
             ]
         return found
 
@@ -226,5 +243,6 @@ class WrittenLines(FileOfLines):
         for number, text in enumerate(self._file, start=1):
             line = parse_json(text.decode(), source=f"{path}: cycle {number}")
             add_desired(self.desired, line)
+            add_cuts(self.cuts, line)
             self.failed += bool(line["error"])
             self._begins.append(self._begins[-1] + len(text.rstrip(b"\n")) + 1)

@@ -92,7 +92,7 @@ def misses_of_directory(
         sources,
         requests=records.requests,
         pods=records.pods,
-        cycles=records.cycles,
+        cuts=records.cuts,
         window=window_of(about, directory),
     )
     return config, misses

@@ -19,7 +19,7 @@ from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.run import RunResult, simulate
-from experiments.scores.changes import Desired, desired_by_server
+from experiments.scores.changes import Desired
 from experiments.sources import Sources, read_sources
 from experiments.sweep import SweepResult, finish_runs
 from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
@@ -81,7 +81,7 @@ def lags_of(result: RunResult, sources: Sources) -> dict[str, float]:
     the window fills, and a policy may have its own waits.
     """
     interval_s = sources.world.world.scrape_interval_s
-    histories = desired_by_server(result.cycles)
+    histories = result.cycles.desired
     found = []
     for load in sources.loads:
         step_s, history = last_jump_s(load), histories.get(load.server)

@@ -48,7 +48,7 @@ def _points_lost(sources: Sources, result: RunResult) -> list[float]:
         sources,
         requests=result.requests,
         pods=result.pods,
-        cycles=result.cycles,
+        cuts=result.cycles.cuts,
         window=result.window,
     )
     points: list[float] = misses.points.sum(axis=0).round(4).tolist()

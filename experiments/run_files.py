@@ -23,6 +23,7 @@ from experiments.output import whole_directory, write_json
 from experiments.requests import PART_ROWS, Requests
 from experiments.run import CYCLES, Progress, RunResult, simulate
 from experiments.scores.changes import Desired
+from experiments.scores.cuts import Cuts
 from experiments.sources import read_sources
 from experiments.timeline import (
     accelerator_spells,
@@ -59,6 +60,7 @@ class RunRecords:
     end_s: float
     cycles: Sequence[Mapping[str, Any]]
     desired: Mapping[str, Sequence[Desired]]
+    cuts: Cuts
     requests: Columns | Requests
     pods: Columns
 
@@ -119,6 +121,7 @@ def _records(result: RunResult) -> RunRecords:
         end_s=result.window.end_s,
         cycles=result.cycles,
         desired=result.cycles.desired,
+        cuts=result.cycles.cuts,
         requests=result.requests,
         pods=result.pods,
     )
@@ -206,6 +209,7 @@ def read_run(directory: Path) -> RunRecords:
             end_s=float(about["duration_s"]),
             cycles=cycles,
             desired=cycles.desired,
+            cuts=cycles.cuts,
             requests=_read_requests(directory / REQUESTS, names=names),
             pods=_indexed(pods, names=names),
         )

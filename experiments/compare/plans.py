@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from loop.types import Decision, Target, Why, one_pool
 
 if TYPE_CHECKING:
+    from experiments.scores.changes import Desired
     from loop.spec import SystemData
     from loop.types import Snapshot
 
@@ -60,17 +61,16 @@ class PlanPolicy:
         return Decision(targets=targets), None
 
 
-def paths_of(cycles: Sequence[Mapping[str, Any]]) -> dict[str, Steps]:
-    """Return the path of each server in *cycles* (lines of loop.records): each state that was asked
-    for, from when it was.
+def paths_of(desired: Mapping[str, Sequence[Desired]]) -> dict[str, Steps]:
+    """Return the path of each server that was *desired* cycle by cycle (CycleLines): each state
+    that was asked for, from when it was.
     """
     paths: dict[str, list[Step]] = {}
-    for cycle in cycles:
-        if not cycle["applied"]:
-            continue
-        for row in cycle["servers"]:
-            step = Step(cycle["t_s"], row["accelerator"], row["replicas"], row["maxBatch"])
-            path = paths.setdefault(row["name"], [])
+    for name, states in desired.items():
+        # The first is that of before all cycles.
+        for one in states[1:]:
+            step = Step(one.t_s, one.accelerator, one.replicas, one.max_batch)
+            path = paths.setdefault(name, [])
             if not path or path[-1][1:] != step[1:]:
                 path.append(step)
     return {name: tuple(path) for name, path in paths.items()}

@@ -20,7 +20,7 @@ from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
 from experiments.row_details import details_of
 from experiments.run import RunResult, require_decisions, simulate_for_figures
-from experiments.scores.changes import desired_by_server, overshoot, settling_s
+from experiments.scores.changes import overshoot, settling_s
 from experiments.sources import Sources, read_sources
 from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
 from loop.policies.static_peak import StaticPeakPolicy
@@ -70,7 +70,7 @@ def compared_row(planned: Compared) -> Row:
     sources = told_peaks(sources)
     result = simulate_for_figures(sources)
     require_decisions(result)
-    return _row(planned, sources, result, paths_of(result.cycles)) | result.timings
+    return _row(planned, sources, result, paths_of(result.cycles.desired)) | result.timings
 
 
 def without_start_up(sources: Sources) -> Sources:
@@ -144,7 +144,7 @@ def after_step(result: RunResult, loads: Sequence[ServerLoad]) -> dict[str, floa
     """Return overshoot (in replicas) and settling time after the last jump of the load of each
     server, summed and at worst over those whose load jumps; None if none does.
     """
-    histories = desired_by_server(result.cycles)
+    histories = result.cycles.desired
     over: list[float] = []
     settled: list[float] = []
     for load in loads:

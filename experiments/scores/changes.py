@@ -21,11 +21,12 @@ _STEADY_WITHIN = 1
 @made_quickly
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What was wanted of one server after one cycle."""
+    """What was wanted of one server after one cycle; max_batch 0: not told."""
 
     t_s: float
     accelerator: str
     replicas: int
+    max_batch: int = 0
 
 
 def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Desired]]:
@@ -46,8 +47,8 @@ def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> 
         if row["name"] not in desired:
             begin_desired(desired, row["name"], row["currentAccelerator"], row["wanted"])
         if cycle["applied"]:
-            wanted = Desired(cycle["t_s"], row["accelerator"], row["replicas"])
-            desired[row["name"]].append(wanted)
+            wanted = row["accelerator"], row["replicas"], row.get("maxBatch") or 0
+            desired[row["name"]].append(Desired(cycle["t_s"], *wanted))
 
 
 def begin_desired(

@@ -4,9 +4,8 @@ it came, what was asked for, and what was there to be had. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from experiments.columns import Columns, Floats, Window, arrived_within, select
 from experiments.demand import Demand, seen_demand
 from experiments.requests import requests_of
+from experiments.scores.cuts import Cuts
 from experiments.scores.minutes import block_minutes
 from experiments.scores.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from experiments.sources import Sources
@@ -63,14 +63,14 @@ def misses_of(
     *,
     requests: Columns,
     pods: Columns,
-    cycles: Sequence[Mapping[str, Any]],
+    cuts: Cuts,
     window: Window,
 ) -> Misses:
     """Attribute every missed request of a run of *sources*, see `explain_misses`."""
     return explain_misses(
         requests,
         pods,
-        cycles,
+        cuts,
         seen_demand(sources, requests, slot_s=SLOT_S),
         targets=sources.targets,
         shortest_ttft_ms=_shortest_ttft_ms(sources),
@@ -81,7 +81,7 @@ def misses_of(
 def explain_misses(
     requests: Columns,
     pods: Columns,
-    cycles: Sequence[Mapping[str, Any]],
+    cuts: Cuts,
     demand: Sequence[Demand],
     *,
     targets: Sequence[SloTarget | None],
@@ -90,11 +90,11 @@ def explain_misses(
 ) -> Misses:
     """Attribute every missed request of *window* to its first cause.
 
-    *demand* is by server, in the order of *targets*; shortest_ttft_ms tells, by server, the least
-    time of a first token that any of its accelerators can do (fixed, and for each prompt token).
+    *cuts* are those of the GPUs that there are (CycleLines); *demand* is by server, in the order of
+    *targets*; shortest_ttft_ms tells, by server, the least time of a first token that any of its
+    accelerators can do (fixed, and for each prompt token).
     """
     aimed = target_columns(targets).any_set
-    given_up = _given_up(cycles)
     counts = np.zeros((len(targets), len(CAUSES)), dtype=np.int64)
     scored = np.zeros(len(targets), dtype=np.int64)
     causes_of: dict[int, npt.NDArray[np.int64]] = {}
@@ -108,7 +108,7 @@ def explain_misses(
                 continue
             if server not in causes_of:
                 causes_of[server] = _causes_of_slots(
-                    one, select(pods, pods["server"] == server), given_up.get(one.server, ([], []))
+                    one, select(pods, pods["server"] == server), cuts.get(one.server, ([], []))
                 )
             slots = causes_of[server]
             place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
@@ -137,7 +137,7 @@ def judged(
             yield own, judge(own, targets, end_s=window.end_s, tps_missed=tps_missed)
 
 
-def _causes_of_slots(demand: Demand, pods: Columns, given_up: _Flags) -> npt.NDArray[np.int64]:
+def _causes_of_slots(demand: Demand, pods: Columns, cuts: _Flags) -> npt.NDArray[np.int64]:
     """Return what a request that is missed is missed by, if it comes in each slot (into CAUSES)."""
     slots = len(demand.work_rps)
     if not demand.choices:
@@ -146,7 +146,7 @@ def _causes_of_slots(demand: Demand, pods: Columns, given_up: _Flags) -> npt.NDA
     rates = {choice.accelerator: choice.rate_rps for choice in demand.choices}
     ready, starting, pending = _capacities(pods, rates, middle_s)
     work = demand.work_rps
-    cut = _at(given_up, middle_s)
+    cut = _at(cuts, middle_s)
     short = ready < work
     queued = _left_over(work, ready) > NEGLIGIBLE * np.maximum(ready, 1e-9)
     found = np.full(slots, CAUSES.index("tail"))
@@ -197,22 +197,9 @@ def _steps(at_s: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     return corners, np.column_stack((before, sums)).ravel()
 
 
-def _given_up(cycles: Iterable[Mapping[str, Any]]) -> dict[str, _Flags]:
-    """Return whether each decision was cut by the GPUs that there are, by server: the instants, and
-    the answers.
-    """
-    found: dict[str, _Flags] = {}
-    for cycle in cycles:
-        for row in cycle["servers"]:
-            times, flags = found.setdefault(row["name"], ([], []))
-            times.append(cycle["t_s"])
-            flags.append(row.get("reasonKind") == "capacity")
-    return found
-
-
-def _at(given_up: _Flags, at_s: Floats) -> npt.NDArray[np.bool_]:
+def _at(cuts: _Flags, at_s: Floats) -> npt.NDArray[np.bool_]:
     """Return whether the latest decision at each instant was cut; before the first none was."""
-    times, flags = given_up
+    times, flags = cuts
     place = np.searchsorted(np.array(times, dtype=np.float64), at_s, side="right")
     return np.array([False, *flags])[place]
 

@@ -48,7 +48,7 @@ def test_the_path_of_a_policy_gives_its_scores_again(sources: Sources) -> None:
     """So what a policy did is a candidate, and regret is never negative."""
     result = simulate(sources)
     assert sources.config.period_s is not None
-    again = tried(sources, "again", paths_of(result.cycles), tick_s=sources.config.period_s)
+    again = tried(sources, "again", paths_of(result.cycles.desired), tick_s=sources.config.period_s)
     assert again.bills == bills(result)
 
 
@@ -111,7 +111,9 @@ def test_the_neighbours_of_a_path_are_paths() -> None:
 def test_it_is_never_worse_than_whom_it_knows(sources: Sources) -> None:
     """A path that no plan finds may be the best there is, and then it is the bound."""
     result = simulate(sources)
-    mine = Candidate(name="mine", plan=paths_of(result.cycles), tick_s=60.0, bills=bills(result))
+    mine = Candidate(
+        name="mine", plan=paths_of(result.cycles.desired), tick_s=60.0, bills=bills(result)
+    )
     free = replace(mine, name="free", bills=dict.fromkeys(sources.names, (0.0, 0.0)))
     for known in (mine, free):
         found = clairvoyant(sources, [known], margins=(1.0,))

@@ -9,14 +9,17 @@ from itertools import pairwise
 from random import Random
 
 from experiments.cycle_lines import PackedLines
+from experiments.scores.changes import desired_by_server
+from experiments.scores.cuts import cuts_of
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import SimDriver
 from loop.policies import make_policy
 from loop.records import record_text
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
-from loop.types import CycleRecord, known_older
+from loop.types import CycleRecord, Decision, Target, Why, WhyKind, known_older
 from tests.loop.sim_worlds import sim_world
+from tests.loop.test_controller import Same
 
 COUNT = 340
 
@@ -63,11 +66,33 @@ def test_lines_of_a_twin_that_is_looked_at_each_second_are_as_if_written_anew() 
     driver = SimDriver(world.env, loop, period_s=1.0, on_record=tell)
     world.env.run(until=100.5)
     assert list(lines.texts()) == texts
+    cycles = [json.loads(text) for text in texts]
+    assert lines.desired == desired_by_server(cycles)
     seen = [record.seen for record in driver.records if record.seen]
     older = sum(known_older(now.servers, last.servers) for last, now in pairwise(seen))
     plans = [record.changes for record in driver.records]
     assert older > 60
     assert any(plans)
+
+
+def test_what_was_cut_is_noted_as_the_lines_tell_it() -> None:
+    """It was read from the lines again: of 27 servers that took as long as a tenth of the run."""
+    backend = FakeBackend([server_view("s1"), server_view("s2")])
+    kinds: list[WhyKind] = ["slo-itl", "capacity", "capacity", "slo-ttft", "capacity", "capacity"]
+    lines, texts = PackedLines(), []
+    for step, kind in enumerate(kinds):
+        target = Target(server="s1", pools=backend.views["s1"].pools, why=Why(kind=kind))
+        loop = Controller(
+            backend=backend,
+            policy=Same(decision=Decision(targets={"s1": target} if step < 5 else {})),
+            data=FixedData(system()),
+            clock=ManualClock(step_s=0.01),
+        )
+        record = loop.cycle(float(step))
+        lines.add(record)
+        texts.append(record_text(record))
+    assert lines.cuts == cuts_of(json.loads(text) for text in texts)
+    assert lines.cuts["s1"] == ([1.0, 3.0, 4.0, 5.0], [True, False, True, False])
 
 
 def test_lines_of_many_servers_are_kept_and_read_together() -> None:

@@ -15,6 +15,7 @@ from experiments.config import SAMPLE_DATA, RunConfig
 from experiments.demand import Choice, Demand
 from experiments.explain import explain_run, misses_of_directory
 from experiments.run_files import run_to_directory
+from experiments.scores.cuts import cuts_of
 from experiments.scores.misses import CAUSES, Misses, explain_misses
 from inferno.cli.main import main
 from loop.spec import SloTarget
@@ -70,7 +71,7 @@ def explained(
     return explain_misses(
         columns([late, good]),
         lives,
-        cycles,
+        cuts_of(cycles),
         [one],
         targets=[TARGET],
         shortest_ttft_ms={"a": (fixed_ms, 0.0)},
