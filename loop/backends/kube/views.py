@@ -59,11 +59,7 @@ def server_view(
     # What is wanted and not there in any form: the cluster has yet to make these pods, or may not.
     unmade = max(0, one.wanted - counts["ready"] - counts["starting"] - counts["pending"])
     pods = tuple(_pod_view(pod, one, figures.pods.get(pod.name, NO_GAUGES)) for pod in server.pods)
-    reporting = [
-        figures.pods[pod.name]
-        for pod in server.pods
-        if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
-    ]
+    reporting = _reporting(server, figures)
     unknown = _unknown_gauges(server, reporting)
     caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
     holding = [*reporting, *_ending(server, figures)]
@@ -113,6 +109,15 @@ def server_view(
         hold=LEAVING if one.leaving else PAUSED if one.paused else hold,
         pods=pods,
     )
+
+
+def _reporting(server: Server, figures: Figures) -> list[Gauges]:
+    """Return the gauges of the pods that serve and told theirs."""
+    return [
+        figures.pods[pod.name]
+        for pod in server.pods
+        if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
+    ]
 
 
 def _unknown_gauges(server: Server, reporting: Sequence[Gauges]) -> tuple[str, ...]:
