@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loop.policies.slo import filters
 from loop.policies.slo.forecast import (
     SAMPLES_MAX,
     STEP_S,
@@ -144,6 +145,38 @@ def test_a_jump_is_followed_at_once_and_forgotten_as_a_surprise() -> None:
     assert found[40].bursty > 0.3
     assert found[44].now == pytest.approx(1200.0, rel=0.05)
     assert found[-1].at(0.9) < 1300.0
+
+
+def test_a_load_that_has_jumped_once_is_not_one_that_strays() -> None:
+    """For minutes it looks as one that may be anything next; but it did not before."""
+    found = followed(seen(np.repeat([100.0, 200.0], 120)))
+    after = found[122:132]
+    assert min(one.unsure for one in after) > 0.9
+    assert max(one.stays_unsure for one in after) < 0.3
+    strays = followed(seen(_straying()))[60:]
+    assert np.mean([one.stays_unsure for one in strays]) > 0.8
+
+
+def test_what_a_window_shows_half_of_is_foreseen() -> None:
+    """A window of two steps that has risen holds a step from before the rise."""
+    truth = _straying()[::2]
+    counted = (truth[1:] + truth[:-1]) / 2.0
+    errors = []
+    for halves in (False, True):
+        banks, found = [filters.first(counted[0], counting=1.0)], []
+        for rate in counted[1:]:
+            banks = filters.followed(banks, [rate], steps=1, counting=[1.0], halves=halves)
+            found.append(filters.ahead(banks, [1], halves=[halves])[0].futures.mean())
+        errors.append(np.abs(np.array(found)[40:-1] - counted[42:]).mean())
+    assert errors[1] < 0.9 * errors[0]
+
+
+def _straying() -> np.ndarray:
+    """Return two hours of a load of which nobody knows what it will be [requests/min]."""
+    rng, walk = np.random.default_rng(8), [100.0]
+    for _ in range(119):
+        walk.append(max(10.0, walk[-1] + 0.2 * (100.0 - walk[-1]) + rng.normal(0.0, 40.0)))
+    return np.repeat(walk, 2)
 
 
 @pytest.mark.parametrize("share", [0.03, 0.3, 0.55])

@@ -25,25 +25,29 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# What a level and its slope move by in a step, as shares of the level, from a load that stays to
-# one that may be anything next; and the logarithm of the weight before anything is seen: a wild
-# load has to show that it is.
+# What a level and its slope move by in a step, as shares of what it usually is, from a load that
+# stays to one that may be anything next; and the logarithm of the weight before anything is seen: a
+# wild load has to show that it is.
 MOVES = (
     (0.002, 0.0, 0.0),
     (0.02, 0.0, 0.0),
     (0.06, 0.0, -1.0),
     (0.2, 0.0, -3.0),
+    (0.35, 0.0, -4.0),
     (0.005, 0.003, 0.0),
     (0.01, 0.01, -1.0),
     (0.03, 0.03, -2.0),
 )
-# How much a window has more or less than its level, as a share of that, beside what counting adds;
-# and the logarithm of the first weight.
+# How much a window has more or less than its level, as a share of what that usually is, beside what
+# counting adds; and the logarithm of the first weight.
 BURSTS = ((0.0, 0.0), (0.1, -1.0), (0.3, -3.0), (1.0, -6.0))
 SLOPE_LEFT = 0.93  # of a slope after a step (Gardner & McKenzie 1985)
-WEIGHT_KEPT = 0.94  # of the logarithm of a weight, after a step
+WILD = 0.2  # a load that moves by so much in a step may be anything next
+WEIGHT_KEPT = 0.92  # of the logarithm of a weight, after a step
 WEIGHT_MIN = -12.0  # the logarithm of the least weight, where the greatest is 1
-LEVEL_KEPT = 0.8  # of the level that moves and chance are shares of, after a step
+# Of what a load usually is, and of what counting is by, after a step. What a load that wanders
+# moves by is a share of the first: where it is low, it rises again as far as it fell.
+USUAL_KEPT, LEVEL_KEPT = 0.95, 0.8
 OVERLAP = (
     1.5  # the variance of counts of windows that share half of their time, to independent ones
 )
@@ -56,10 +60,45 @@ NEGLIGIBLE = 1e-3  # a share of the weights
 _LEVEL_MOVES = np.array([level for level, _, _ in MOVES for _ in BURSTS])
 _SLOPE_MOVES = np.array([slope for _, slope, _ in MOVES for _ in BURSTS])
 _BURSTS = np.array([burst for _ in MOVES for burst, _ in BURSTS])
-_WILD = max(level for level, _, _ in MOVES) == _LEVEL_MOVES
+_WILD = _LEVEL_MOVES >= WILD
 _FIRST_WEIGHTS = np.array([of_move + of_burst for _, _, of_move in MOVES for _, of_burst in BURSTS])
 _NORMAL = np.array([NormalDist().inv_cdf((rank + 0.5) / POINTS) for rank in range(POINTS)])
 _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moves:
+    """What the levels and slopes of all filters do in a step, arrays of one value a filter: so much
+    of a slope is added to the level, and left of it; and the variances and the covariance that
+    moves add, as shares of the square of what the load usually is.
+    """
+
+    added: Floats
+    left: Floats
+    level_var: Floats
+    cov: Floats
+    slope_var: Floats
+
+    @classmethod
+    def of(cls, *, halves: bool) -> Moves:
+        """Return the moves of loads seen over windows that overlap by half (*halves*), or not."""
+        kept, at_once = np.full(len(_BURSTS), SLOPE_LEFT), _SLOPE_MOVES == 0.0
+        whole, none = _LEVEL_MOVES**2, np.zeros(len(_BURSTS))
+        if not halves:
+            return cls(kept, kept, whole, none, _SLOPE_MOVES**2)
+        # What a level moves by, a window shows half of now, and the other half a step later: that
+        # is a slope of one step. A load that has a slope of its own goes on.
+        half = np.where(at_once, 0.25 * whole, 0.0)
+        return cls(
+            added=np.where(at_once, 1.0, kept),
+            left=np.where(at_once, 0.0, kept),
+            level_var=np.where(at_once, half, whole),
+            cov=half,
+            slope_var=np.where(at_once, half, _SLOPE_MOVES**2),
+        )
+
+
+_MOVES = {halves: Moves.of(halves=halves) for halves in (False, True)}
 
 
 @made_quickly
@@ -67,7 +106,7 @@ _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
 class Bank:
     """What each filter estimates of a load [any unit], arrays of one value a filter: its level, its
     slope a step, their variances and covariance, and the logarithm of its weight. typical is the
-    level that moves and chance are shares of.
+    level that counting is by, usual the one that moves and bursts are shares of.
     """
 
     level: Floats
@@ -77,6 +116,7 @@ class Bank:
     slope_var: Floats
     weight: Floats
     typical: float
+    usual: float
 
     @property
     def columns(self) -> tuple[Floats, ...]:
@@ -101,6 +141,7 @@ class Bank:
             self.slope_var * twice,
             self.weight,
             self.typical * times,
+            self.usual * times,
         )
 
 
@@ -116,33 +157,45 @@ def first(value: float, *, counting: float) -> Bank:
         slope_var=np.full(count, (FIRST_SLOPE * typical) ** 2),
         weight=_FIRST_WEIGHTS,
         typical=typical,
+        usual=typical,
     )
 
 
 @np.errstate(under="ignore")
 def followed(
-    banks: Sequence[Bank], values: Sequence[float], *, steps: int, counting: Sequence[float]
+    banks: Sequence[Bank],
+    values: Sequence[float],
+    *,
+    steps: int,
+    counting: Sequence[float],
+    halves: bool = False,
 ) -> list[Bank]:
     """Return the estimates of each load so many *steps* later, after it was seen as that of
-    *values*, whose variance by counting alone is that of *counting*.
+    *values*, whose variance by counting alone is that of *counting*. halves: each was seen over a
+    window of two steps.
     """
+    moves = _MOVES[halves]
     level, slope, level_var, cov, slope_var, weight = (
         np.array(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
     )
     # Powers by Python and not by numpy: they differ in the last digit now and then.
-    scale = _column([bank.typical**2 for bank in banks])
+    scale = _column([bank.usual**2 for bank in banks])
     for _ in range(steps):
-        left_var = SLOPE_LEFT * SLOPE_LEFT * slope_var
-        level = level + SLOPE_LEFT * slope
-        level_var = level_var + (2.0 * SLOPE_LEFT * cov + left_var + scale * _LEVEL_MOVES**2)
-        cov, slope = SLOPE_LEFT * cov + left_var, SLOPE_LEFT * slope
-        slope_var = left_var + scale * _SLOPE_MOVES**2
+        level = level + moves.added * slope
+        further = cov + moves.added * slope_var
+        level_var = level_var + (moves.added * (cov + further) + scale * moves.level_var)
+        cov = moves.left * further + scale * moves.cov
+        slope, slope_var = moves.left * slope, moves.left**2 * slope_var + scale * moves.slope_var
     typical = [
         max(LEVEL_KEPT * bank.typical + (1.0 - LEVEL_KEPT) * value, 1.0)
         for bank, value in zip(banks, values, strict=True)
     ]
+    usual = [
+        max(USUAL_KEPT * bank.usual + (1.0 - USUAL_KEPT) * value, 1.0)
+        for bank, value in zip(banks, values, strict=True)
+    ]
     error = _column(values) - level
-    expected = level_var + _column(counting) + (_BURSTS * _column(typical)) ** 2
+    expected = level_var + _column(counting) + (_BURSTS * _column(usual)) ** 2
     gain, slope_gain = level_var / expected, cov / expected
     likely = -0.5 * (error * error / expected + np.log(expected))
     weight = WEIGHT_KEPT * weight + likely
@@ -154,9 +207,7 @@ def followed(
         slope_var - slope_gain * cov,
         np.maximum(weight - weight.max(axis=1, keepdims=True), WEIGHT_MIN),
     )
-    return [
-        Bank(a, b, c, d, e, f, one) for a, b, c, d, e, f, one in zip(*columns, typical, strict=True)
-    ]
+    return [Bank(*each) for each in zip(*columns, typical, usual, strict=True)]
 
 
 def _column(values: Sequence[float]) -> Floats:
@@ -178,20 +229,20 @@ class Ahead:
 
 
 @np.errstate(under="ignore")
-def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
+def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]) -> list[Ahead]:
     """Return what each bank says of so many *steps* later: of the level, with the bursts about it
-    and without what counting adds.
+    and without what counting adds. *halves*: which were seen over windows of two steps.
     """
     level, slope, level_var, cov, slope_var, weight = (
         np.array(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
     )
     shares = np.exp(weight)
     shares = shares / shares.sum(axis=1, keepdims=True)
-    reaches, moves = zip(*(_reached(each) for each in steps), strict=True)
-    reach = _column(reaches)
-    scale = _column([bank.typical**2 for bank in banks])
+    reaches, moved = zip(*map(_reached, steps, [_MOVES[each] for each in halves]), strict=True)
+    reach = np.array(reaches)
+    scale = _column([bank.usual**2 for bank in banks])
     variance = level_var + 2.0 * reach * cov + reach * reach * slope_var
-    variance = variance + scale * (np.array(moves) + _BURSTS**2)
+    variance = variance + scale * (np.array(moved) + _BURSTS**2)
     deviation, middle = np.sqrt(variance)[:, None, :], (level + reach * slope)[:, None, :]
     # Filters of next to no weight come last, and are cut off; those of none anywhere are left out.
     kept = shares > NEGLIGIBLE
@@ -212,13 +263,18 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
 
 
 @lru_cache(maxsize=64)
-def _reached(steps: int) -> tuple[float, Floats]:
-    """Return how far a slope of 1 leads in so many *steps*, and what variance the moves of each
-    filter add on the way, as a share of the square of the level.
+def _reached(steps: int, moves: Moves) -> tuple[Floats, Floats]:
+    """Return how far a slope of 1 leads by each filter in so many *steps*, and what variance its
+    *moves* add on the way, as a share of the square of what the load usually is.
     """
-    reach, moved = 0.0, np.zeros(len(_BURSTS))
+    reach, left = np.zeros(len(_BURSTS)), np.ones(len(_BURSTS))
+    moved, cov, slope_var = (np.zeros(len(_BURSTS)) for _ in range(3))
     for _ in range(steps):
-        # A slope that moves now leads on for the steps that are left: reach, as it is by now.
-        moved = moved + _LEVEL_MOVES**2 + (reach * _SLOPE_MOVES) ** 2
-        reach = SLOPE_LEFT * (1.0 + reach)
+        reach, left = reach + moves.added * left, moves.left * left
+        further = cov + moves.added * slope_var
+        moved = moved + (moves.added * (cov + further) + moves.level_var)
+        cov, slope_var = (
+            moves.left * further + moves.cov,
+            moves.left**2 * slope_var + moves.slope_var,
+        )
     return reach, moved

@@ -39,7 +39,9 @@ PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its re
 # that, and nobody knows what it will be from UNSURE on; nor if the wildest moves are as likely as
 # WILD.
 HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
-WILD_FROM, WILD = 0.05, 0.3
+WILD_FROM, WILD = 0.1, 0.5
+# That has to stay so: a load that has jumped once looks like one that may be anything for a while.
+UNSURE_S = 1200.0
 # A load that is below so much of the highest that was seen may go back to that, but no higher.
 FALLEN = 0.6
 # A load returns if it has gone so often from above its mean to below it, or back, by so many
@@ -106,7 +108,8 @@ class Series:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What is remembered of one load: its samples, each over window_s, the filters before the last
-    one and now, what they had planned for, and when, and what it was to go back to.
+    one and now, what they had planned for, and when, what it was to go back to, and how unsure its
+    forecasts were.
     """
 
     rates: Series = field(default_factory=Series)
@@ -114,6 +117,7 @@ class History:
     bank: Bank | None = None
     planned: Series = field(default_factory=Series)
     returning: Series = field(default_factory=Series)
+    unsures: Series = field(default_factory=Series)
     window_s: float = 0.0
 
     def scaled(self, times: float) -> History:
@@ -162,7 +166,8 @@ def with_samples(
             found.append(replace(history, rates=rates, before=before, window_s=window_s))
             due.setdefault(max(1, steps), []).append((place, before))
     for steps, some in due.items():
-        overlap = filters.OVERLAP if window_s > STEP_S * steps else 1.0
+        halves = window_s > STEP_S * steps
+        overlap = filters.OVERLAP if halves else 1.0
         banks = filters.followed(
             [before for _, before in some],
             [values[place] for place, _ in some],
@@ -171,6 +176,7 @@ def with_samples(
                 chances[place] * overlap * poisson_noise(one.typical, window_s) ** 2
                 for place, one in some
             ],
+            halves=halves,
         )
         for (place, _), bank in zip(some, banks, strict=True):
             found[place] = replace(found[place], bank=bank)
@@ -183,7 +189,7 @@ class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
     lowest first. now is what it is, without the chance of counting; bursts is how much of it comes
     and goes from window to window, as a share; wild is how likely it is one that may be anything
-    next.
+    next; lately how unsure its forecasts were on the mean of the last UNSURE_S, 0 to 1.
     """
 
     futures: Floats
@@ -191,6 +197,7 @@ class Forecast:
     now: float
     bursts: float = 0.0
     wild: float = 0.0
+    lately: float = 1.0
 
     @property
     def bursty(self) -> float:
@@ -204,6 +211,11 @@ class Forecast:
         by_spread = (spread - SURE) / (UNSURE - SURE)
         by_moves = (self.wild - WILD_FROM) / (WILD - WILD_FROM)
         return min(max(by_spread, by_moves, 0.0), 1.0)
+
+    @property
+    def stays_unsure(self) -> float:
+        """Return how far nobody knows what the load will be, nor did lately, 0 to 1."""
+        return min(self.unsure, self.lately)
 
     @property
     def middle(self) -> float:
@@ -232,8 +244,9 @@ def forecast(
     banks = [history.bank for history in histories if history.bank is not None]
     assert len(banks) == len(histories), "a sample was seen"
     steps = [max(1, round(each / STEP_S)) for each in lead_s]
-    together = zip(histories, filters.ahead(banks, steps), steps, quantile, strict=True)
-    return [_forecast(history, seen, each, share) for history, seen, each, share in together]
+    seen = filters.ahead(banks, steps, halves=[one.window_s > STEP_S for one in histories])
+    together = zip(histories, seen, steps, quantile, strict=True)
+    return [_forecast(history, one, each, share) for history, one, each, share in together]
 
 
 def _forecast(
@@ -253,7 +266,11 @@ def _forecast(
         planned=history.planned.with_sample(by_filters.at(quantile), now_s=last_s),
         returning=history.returning.with_sample(_returning(values, ahead), now_s=last_s),
     )
-    return _better(by_filters, history, values, ahead=ahead, quantile=quantile), history
+    best = _better(by_filters, history, values, ahead=ahead, quantile=quantile)
+    unsures = history.unsures.with_sample(best.unsure, now_s=last_s)
+    lately = unsures.latest(UNSURE_S)
+    best = replace(best, lately=sum(lately) / len(lately))
+    return best, replace(history, unsures=unsures)
 
 
 def _no_higher_by_a_fall(futures: Floats, values: Floats) -> Floats:

@@ -23,7 +23,7 @@ OVERLOAD = 0.3
 # queue grows until further pods are ready. It has so much more than the margin that pays, too:
 # nobody knows either how far it may go. Of a load that comes in bursts, these are over before.
 OVERLOAD_UNSURE = 0.15
-UNSURE_MORE = 0.9
+UNSURE_MORE = 0.85
 # of a request within its targets, what one is worth that comes late
 LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
@@ -89,7 +89,7 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        unsure = found.unsure
+        unsure = found.stays_unsure
         strays = unsure * (1.0 - found.bursty)
         missed = self.missed_rpm(futures, capacities, unsure=strays).sum(axis=1) / len(futures)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
