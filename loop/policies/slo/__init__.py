@@ -22,6 +22,7 @@ from loop.policies.slo.crowd import batch_within
 from loop.policies.slo.demand import NOTHING, Memories
 from loop.policies.slo.lately import Lately, Told
 from loop.policies.slo.moves import next_turn_s, settle, settling
+from loop.policies.slo.pace import Slowed, paced
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.standing import Standing
@@ -67,6 +68,7 @@ class SloPolicy:
     tick_s: float = 20.0
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
     lately: Lately = field(init=False, default_factory=Lately, compare=False, repr=False)
+    slowed: Slowed = field(init=False, default_factory=Slowed, compare=False, repr=False)
     standing: Standing = field(init=False, default_factory=Standing, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,9 +100,14 @@ class SloPolicy:
         class first. A server without replicas, whose load
         nobody can know but for the requests that wait, begins with one replica.
         """
+        told, learns = data, self.forecasts and not self.compat
+        if learns:
+            data = self.slowed.data(told, state)
         known = self.standing.again(snapshot, data, state)
         if known is not None:
             return known, state
+        if learns:
+            state = paced(state, snapshot, told)
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
         # A service explains what it answers. Of our own solutions the one that is taken is.
         settings = replace(self._settings(), figures=self.optimize is not None)
@@ -214,6 +221,7 @@ class SloPolicy:
                 replicas[name],
                 self._max_batch(one, found.system, case.snapshot.servers[name]),
                 asked.crowd.tokens if asked is not None and asked.crowd is not None else 0.0,
+                case.memories[name].pace.slower or 1.0,
             )
             targets[name] = self._target(name, what)
         if found.infeasible and not self.compat:
@@ -318,6 +326,9 @@ def _target(what: Told) -> Target:
     if what.held_tokens > 0.0:
         demand[FULL_CACHES] = what.held_tokens
         said = f"requests of {what.held_tokens:.0f} tokens lost their places in full KV caches"
+        why = replace(why, text=f"{why.text}; {said}")
+    if what.slower > 1.0:
+        said = f"its replicas take {what.slower:.2f} times as long as the data say"
         why = replace(why, text=f"{why.text}; {said}")
     if what.share is not None:
         text = f"capacity: {what.share[0]:.0f} of {what.share[1]:.0f} requests/min; {why.text}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from loop.policies.slo import crowd
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
 from loop.policies.slo.jumps import Jumps
+from loop.policies.slo.pace import Pace
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
 from loop.types import Load
@@ -61,11 +62,11 @@ class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
     how many requests a minute these stand for, those of its last answers and how many answers a
     minute these stand for, the request that its work is counted in (None: any), how far its
-    requests in flight are from what its load says, and what came lately from what came before, what
-    was asked for before any hold [requests/min], what requests held of KV caches that were too
-    full (None: none was lately, or nobody tells), what a replica of it can take (0: not known),
-    when it was moved last, and since when its load is not known (None: it is). foreseen is used
-    again while nothing new is seen.
+    requests in flight are from what its load says, and what came lately from what came before, how
+    much slower its replicas are than the data say, what was asked for before any hold
+    [requests/min], what requests held of KV caches that were too full (None: none was lately, or
+    nobody tells), what a replica of it can take (0: not known), when it was moved last, and since
+    when its load is not known (None: it is). foreseen is used again while nothing new is seen.
 
     Once there is a unit, all rates are of such requests.
     """
@@ -79,6 +80,7 @@ class Memory:
     unit: Unit | None = None
     spread: Spread = field(default_factory=Spread)
     jumps: Jumps = field(default_factory=Jumps)
+    pace: Pace = field(default_factory=Pace)
     demands: Series = field(default_factory=Series)
     crowd: Crowd | None = None
     replica_rpm: float = 0.0

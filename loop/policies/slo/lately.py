@@ -60,7 +60,8 @@ class Demanded(NamedTuple):
 class Told(NamedTuple):
     """All that a target says: what was found, the rate that it is for [requests/min] and how that
     was foreseen, what is served, of what comes [requests/min], if that is less, what is asked for,
-    and how much of KV caches that were too full each request is to have [tokens].
+    and how much of KV caches that were too full each request is to have [tokens]; slower: how many
+    times as long as the data say an iteration takes.
     """
 
     found: Assignment
@@ -70,6 +71,7 @@ class Told(NamedTuple):
     replicas: int
     max_batch: int
     held_tokens: float
+    slower: float
 
 
 class Lately:
