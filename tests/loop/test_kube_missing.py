@@ -305,3 +305,11 @@ def test_pods_that_should_have_ended_are_told() -> None:
     assert ", …): is the node lost, or does a finalizer keep it?" in note
     soon = pod("a", phase="draining", since_s=-240.0)
     assert ending_note(server(pod("z"), soon), now_s=0.0) == ""
+
+
+def test_pods_that_end_within_their_grace_period_are_not_told() -> None:
+    """Long answers may take half an hour to end, and such a pod was told of after five minutes."""
+    ends = pod("a", phase="draining")
+    ends["metadata"] |= {"deletionTimestamp": date(1800.0), "deletionGracePeriodSeconds": 1800}
+    assert ending_note(server(pod("z"), ends), now_s=2000.0) == ""
+    assert ending_note(server(pod("z"), ends), now_s=2200.0)

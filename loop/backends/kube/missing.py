@@ -13,7 +13,7 @@ from loop.types import Missing
 # A pod may be unschedulable for a moment while another one ends, and a large model loads for
 # minutes: nobody is to be told of that.
 TOLD_S, TOLD_STARTING_S = 30.0, 300.0
-# By its deletionTimestamp a pod has had all its time to end; unmapping GPUs takes some more.
+# After its grace period a pod has had all its time to end; unmapping GPUs takes some more.
 ENDING_S = 300.0
 PODS_NAMED = 3
 
@@ -96,9 +96,7 @@ def missing_line(missing: Missing) -> str:
 def ending_note(server: Server, *, now_s: float) -> str:
     """Return what to say of pods that should have ended long ago, "" if there are none."""
     stuck = [
-        pod.name
-        for pod in server.pods
-        if pod.phase == "draining" and now_s - pod.since_s > ENDING_S
+        pod.name for pod in server.pods if pod.end_s is not None and now_s - pod.end_s > ENDING_S
     ]
     if not stuck:
         return ""

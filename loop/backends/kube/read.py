@@ -152,8 +152,9 @@ class Deployment:
 class Pod:
     """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
     "" if not told; others: something else than a Deployment looks after it. trouble: why it is not
-    ready, since unready_s. restarts: how often its containers came up again; restarts_s: when the
-    only one with an engine did lately, as far as is told.
+    ready, since unready_s. end_s: when it is to have ended, if it was deleted. restarts: how often
+    its containers came up again; restarts_s: when the only one with an engine did lately, as far as
+    is told.
     """
 
     namespace: str
@@ -173,6 +174,7 @@ class Pod:
     others: bool = False
     trouble: Trouble | None = None
     unready_s: float = 0.0
+    end_s: float | None = None
     restarts: int = 0
     restarts_s: tuple[float, ...] = ()
 
@@ -394,6 +396,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         spec=spec,
         trouble=trouble_of(status) if phase in ("pending", "starting") else None,
         unready_s=unix_s(_unready_since(status) or created) - epoch_s,
+        end_s=unix_s(since) - epoch_s if phase == "draining" else None,
         restarts=sum(
             int(one.get("restartCount") or 0) for one in status.get("containerStatuses") or ()
         ),
