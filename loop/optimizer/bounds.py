@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loop.replacing import replace
-from loop.types import one_pool
+from twin.spec import Pool
 
 if TYPE_CHECKING:
     from loop.optimizer.solution import Assignment, Solution
@@ -33,15 +33,20 @@ def within_most(solution: Solution, data: SystemData) -> Solution:
 def _cut(found: Assignment, most: int | None) -> Assignment:
     if most is None or found.replicas <= most:
         return found
-    cost = found.cost_cents_per_h * most / found.replicas
+    pools, costs, left = list[Pool](), list[float](), most
+    for pool, cost in zip(found.pools, found.pool_costs or (found.cost_cents_per_h,), strict=True):
+        replicas = min(pool.replicas, left)
+        if replicas > 0:
+            pools.append(replace(pool, replicas=replicas))
+            costs.append(cost * replicas / pool.replicas)
+        left -= replicas
     text = f"maxNumReplicas: {most} of {found.replicas} replicas; {found.why.text}"
     return replace(
         found,
-        pools=one_pool(
-            accelerator=found.accelerator, replicas=most, max_batch=found.pools[0].max_batch
-        ),
-        cost_cents_per_h=cost,
-        value=found.value - found.cost_cents_per_h + cost,
+        pools=tuple(pools),
+        pool_costs=tuple(costs) if found.pool_costs else (),
+        cost_cents_per_h=sum(costs),
+        value=found.value - found.cost_cents_per_h + sum(costs),
         itl_ms=None,
         ttft_ms=None,
         rho=None,

@@ -224,3 +224,21 @@ def test_an_answer_has_no_more_replicas_than_a_server_may_have() -> None:
     assert (found["numReplicas"], found["itlAverage"], found["ttftAverage"]) == (1, None, None)
     assert found["reason"].startswith("maxNumReplicas: 1 of ")
     assert answer["totalCost"] == found["cost"] <= 300.0
+
+
+@pytest.mark.parametrize("most", [3, 9])
+def test_a_bound_cuts_parts_and_what_each_costs(most: int) -> None:
+    """Eight replicas of one accelerator and two of another ended in a traceback."""
+    system = json.loads(json.dumps(SYSTEM))
+    system["serverData"]["servers"][0]["maxNumReplicas"] = most
+    system["serverData"]["servers"][0]["currentAlloc"]["load"]["arrivalRate"] = 7500
+    system["capacityData"]["count"][0]["count"] = 3
+    system["capacityData"]["count"][1]["count"] = 9
+    system["optimizerData"] = {"optimizer": {"heterogeneous": True}}
+    found = optimize_json({"system": system})["allocations"]["s"]
+    cost = {"A100": 180.0, "H100": 300.0}
+    parts = [(part["accelerator"], part["numReplicas"]) for part in found["parts"]]
+    assert parts == ([("A100", 3)] if most == 3 else [("A100", 8), ("H100", 1)])
+    assert [part["cost"] for part in found["parts"]] == [n * cost[name] for name, n in parts]
+    assert found["numReplicas"] == most
+    assert found["cost"] == sum(n * cost[name] for name, n in parts)
