@@ -115,6 +115,10 @@ def test_a_trace_in_parquet_is_the_same(
         ({"arrival_s": [0, 1], "input_tokens": [1, -2]}, "row 2: input_tokens: expected a whole"),
         ({"arrival_s": ["a", "b"], "input_tokens": [1, 2]}, "arrival_s: expected dates"),
         ({"at": [0, 1], "input_tokens": [1, 2]}, "expected JSON lines or the columns"),
+        (
+            {"timestamp": [0, 1], "input_length": [1, 2], "hash_ids": ["[1]", "[2]"]},
+            "hash_ids: expected lists of whole numbers, found ",
+        ),
     ],
 )
 def test_what_is_wrong_in_parquet_is_told_in_a_line(
@@ -122,7 +126,8 @@ def test_what_is_wrong_in_parquet_is_told_in_a_line(
 ) -> None:
     """As of a CSV."""
     path = tmp_path / "trace.parquet"
-    pd.DataFrame({**table, "output_tokens": [3, 3]}).to_parquet(path)
+    output = "output_length" if "input_length" in table else "output_tokens"
+    pd.DataFrame({**table, output: [3, 3]}).to_parquet(path)
     with pytest.raises(SpecError, match=re.escape(told)):
         read_trace(path)
     path.write_bytes(path.read_bytes()[:200])

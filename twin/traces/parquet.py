@@ -50,7 +50,7 @@ def read_parquet(path: Path, form: Format | None) -> tuple[Columns, Format, bool
             prompt_tokens=_counts(str(path), table[found.prompt], found.prompt),
             output_tokens=_counts(str(path), table[found.output], found.output, untold=True),
             models=_texts(table[found.model]) if found.model else None,
-            **_blocks(table, found),
+            **_blocks(str(path), table, found),
             **_sessions(table, found),
         ),
         replace(found, unit=unit),
@@ -114,12 +114,16 @@ def _texts(column: pa.ChunkedArray) -> Any:
     return column.to_pandas().fillna("").astype(str).to_numpy(dtype=object)
 
 
-def _blocks(table: pa.Table, form: Format) -> dict[str, Any]:
+def _blocks(source: str, table: pa.Table, form: Format) -> dict[str, Any]:
     if form.hashes not in table.column_names:
         return {}
-    column = table[form.hashes].combine_chunks()
+    try:
+        column = table[form.hashes].cast(pa.large_list(pa.int64())).combine_chunks()
+    except pa.ArrowException as error:
+        what = f"expected lists of whole numbers, found {table[form.hashes].type}"
+        raise SpecError(f"{source}: {form.hashes}: {what}") from error
     counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    blocks = column.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
+    blocks = column.flatten().to_numpy(zero_copy_only=False)
     return {"blocks": blocks, "block_counts": counts.astype(np.int32)}
 
 
