@@ -45,6 +45,7 @@ def test_what_may_be_wrong_with_a_trace_is_told(tmp_path: Path, rows: list[Row],
     [
         SOUND,
         SOUND[::-1],  # of another order altogether
+        [*SOUND[1:15], SOUND[0], *SOUND[15:]],  # written down 20 s later, as it was answered
         [row for row in OF_ONE_SIZE for _ in (1, 2)],  # alike by what they are
         [(at + 200.0 * (at > 40.0), *tokens) for at, *tokens in SOUND[:10]],  # few
     ],

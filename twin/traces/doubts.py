@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 PART = 2**20  # rows looked at together, so that what is made of them takes little memory
 FEW_REQUESTS = 20  # say nothing of how the others come
 # Rows of two orders (of two servers, say) go back at every second row, those of two recordings one
-# behind the other once, and so do those of a clock that was set back.
-BACK_MAX, BACK_S_MIN = 0.01, 1.0
+# behind the other once, and so do those of a clock that was set back. Who writes requests down as
+# they are answered goes back by as long as these take.
+BACK_MAX, BACK_S_MIN = 0.01, 60.0
 # A night is quiet, and a file of which a part is missing is empty.
 HOLE_OF_SPAN, HOLE_OF_MEAN = 0.2, 100.0
 ALIKE_MAX = 0.1
