@@ -121,6 +121,16 @@ def test_what_cannot_be_is_told_and_nothing_is_written(
     assert not (tmp_path / "x").exists()
 
 
+def test_heads_that_gpus_cannot_share_are_told(tmp_path: Path, capsys: Capture) -> None:
+    """Eight GPUs hold the model, and the line said that they do not."""
+    config = json.loads(Path("sample-data/models/phi-4.json").read_text(encoding="utf-8"))
+    deep = tmp_path / "config.json"
+    deep.write_text(json.dumps({**config, "num_hidden_layers": 160}), encoding="utf-8")
+    assert main(["init", str(tmp_path / "x"), "--config", str(deep), "--gpus", "L4=8"]) == 2
+    said = "found 8 L4 (2 at most can share its 40 heads and 10 KV heads)"
+    assert said in capsys.readouterr().err
+
+
 def test_a_config_file_gives_the_latency_model(tmp_path: Path, capsys: Capture) -> None:
     """As Hugging Face publishes it, in the folder of its model."""
     folder = tmp_path / "My-Model"

@@ -117,7 +117,7 @@ def engines_of(
     """Return an engine of each model on each GPU that holds it. Raise SpecError for a model that
     fits on none of the GPUs, or that is given twice.
     """
-    from experiments.datasheet_files import smallest_engine
+    from experiments.datasheet_files import TP_SIZES, smallest_engine
     from twin.spec import SpecError
 
     engines: list[DataSheetModel] = []
@@ -131,9 +131,12 @@ def engines_of(
         ]
         if not fitting:
             names = ", ".join(f"{count} {each.name}" for each, count in gpus.items())
+            *_, most = (tp for tp in TP_SIZES if model.is_split_by(tp))
+            heads = f"{model.heads} heads and {model.kv_heads} KV heads"
+            shares = f" ({most} at most can share its {heads})" if most < TP_SIZES[-1] else ""
             raise SpecError(
                 f"{model.name}: expected GPUs that hold its {model.parameters / 1e9:.1f} billion "
-                f"parameters and a KV cache, found {names}"
+                f"parameters and a KV cache, found {names}" + shares
             )
         engines += fitting
     return engines
