@@ -346,6 +346,17 @@ class OlderViews(Mapping[str, ServerView]):
         """Return the views."""
         return self._all.values()
 
+    # As of the dict that a look with news has: a policy of one's own may take it for one.
+    def __repr__(self) -> str:
+        return repr(dict(self._all))
+
+    def __or__(self, other: Mapping[str, ServerView]) -> dict[str, ServerView]:
+        return {**self._all, **other}
+
+    def copy(self) -> dict[str, ServerView]:
+        """Return them as a dict."""
+        return dict(self._all)
+
 
 def known_older(views: Mapping[str, ServerView], before: Mapping[str, ServerView]) -> bool:
     """Tell whether *views* are said to be those of *before* some time later; no is no answer."""

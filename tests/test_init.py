@@ -123,7 +123,8 @@ def test_what_cannot_be_is_told_and_nothing_is_written(
 
 def test_heads_that_gpus_cannot_share_are_told(tmp_path: Path, capsys: Capture) -> None:
     """Eight GPUs hold the model, and the line said that they do not."""
-    config = json.loads(Path("sample-data/models/phi-4.json").read_text(encoding="utf-8"))
+    models = Path(__file__).resolve().parents[1] / "sample-data" / "models"
+    config = json.loads((models / "phi-4.json").read_text(encoding="utf-8"))
     deep = tmp_path / "config.json"
     deep.write_text(json.dumps({**config, "num_hidden_layers": 160}), encoding="utf-8")
     assert main(["init", str(tmp_path / "x"), "--config", str(deep), "--gpus", "L4=8"]) == 2

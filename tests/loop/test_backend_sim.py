@@ -11,7 +11,7 @@ import pytest
 from loop.backends.sim import SimBackend, SimWorld
 from loop.errors import BackendError, SpecError
 from loop.testing.fakes import change
-from loop.types import AGES, Load, ServerView, ages_of, known_older
+from loop.types import AGES, Load, OlderViews, ServerView, ages_of, known_older
 from tests.loop.sim_worlds import sim_world
 
 
@@ -73,6 +73,16 @@ def test_servers_that_are_said_to_be_older_only_are_older_only() -> None:
             assert list(ages_of(now.servers)) == ages
         last = now
     assert older > 60
+
+
+def test_older_views_are_taken_for_the_dict_that_others_are() -> None:
+    """A policy of one's own that copied them failed at the second look without news."""
+    world = sim_world()
+    world.backend.observe()
+    servers = world.backend.observe().servers
+    assert isinstance(servers, OlderViews)
+    assert servers.copy() == servers | {} == dict(servers) == servers
+    assert repr(servers) == repr(dict(servers))
 
 
 def test_labels_do_not_say_that_nothing_is_new() -> None:
