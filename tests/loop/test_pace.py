@@ -80,9 +80,23 @@ def test_the_pace_stays_until_that_of_another_accelerator_is_known() -> None:
     """Data that are wrong of one are mostly wrong of all."""
     slow = Pace("llama_8b", "H100", (1.5,) * SAMPLES_MIN, 1.5)
     there = slow.with_sample(server_view(accelerator="A100"), None, bursty=0.0)
-    assert there == Pace("llama_8b", "A100", (), 1.5)
+    assert (there.accelerator, there.ratios, there.slower) == ("A100", (), 1.5)
     other = slow.with_sample(server_view(model="llama_70b"), None, bursty=0.0)
     assert other.slower is None
+
+
+def test_what_was_slow_is_slow_when_nobody_is_on_it() -> None:
+    """Taken for right again, two servers went back to it and away every ten minutes."""
+    there = server_view(accelerator="A100")
+    slow = Pace("llama_8b", "H100", (1.5,) * SAMPLES_MIN, 1.5)
+    moved = slow.with_sample(there, None, bursty=0.0)
+    right = replace(moved, ratios=(1.0,) * SAMPLES_MIN, slower=1.0)
+    perf = {("llama_8b", name): replace(PERF, accelerator=name) for name in ("H100", "A100")}
+    data = SystemData(accelerators={}, perf=perf, classes={}, servers={}, capacity={})
+    found = Slowed().data(data, {"s1": Memory(pace=right)})
+    assert [one.alpha_ms for one in found.perf.values()] == [15.0, 10.0]
+    back = right.with_sample(server_view(accelerator="H100"), None, bursty=0.0)
+    assert (back.slower, dict(back.elsewhere)["A100"]) == (1.5, 1.0)
 
 
 def test_rows_take_as_long_as_was_seen() -> None:

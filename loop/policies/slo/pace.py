@@ -34,24 +34,26 @@ BURSTY_MAX = 0.2
 class Pace:
     """By how much the tokens of a server of *model* on *accelerator* took longer than the data say,
     as ratios, the newest last. slower is how many times as long as the data say an iteration takes,
-    1 if that is about as long or less, None if it is not known yet.
+    1 if that is about as long or less, None if it is not known yet; elsewhere the same on the
+    accelerators where it was before.
     """
 
     model: str = ""
     accelerator: str = ""
     ratios: tuple[float, ...] = ()
     slower: float | None = None
+    elsewhere: tuple[tuple[str, float], ...] = ()
 
     def with_sample(self, view: ServerView, perf: Perf | None, *, bursty: float) -> Pace:
         """Return it with what is seen of *view*, whose load is *bursty* from window to window or
         within one; nothing is learnt of such a load, while pods come or go, or of requests that are
-        computed twice. Where a server has moved to, its pace is the one that it had until its own
-        is known.
+        computed twice. Where a server has moved to, its pace is the one that it had there, or else
+        where it was, until its own is known.
         """
         here = self
         if (view.model, view.accelerator) != (self.model, self.accelerator):
-            slower = self.slower if view.model == self.model else None
-            here = Pace(view.model, view.accelerator, slower=slower)
+            anew = Pace(view.model, view.accelerator)
+            here = self._moved(view.accelerator) if view.model == self.model else anew
         if perf is None or bursty > BURSTY_MAX or not _steady(view):
             return here
         ratio = _ratio(view, perf)
@@ -59,7 +61,17 @@ class Pace:
             return here
         ratios = (*here.ratios, ratio)[-SAMPLES_MAX:]
         slower = _believed(ratios) if len(ratios) >= SAMPLES_MIN else here.slower
-        return Pace(view.model, view.accelerator, ratios, slower)
+        return replace(here, ratios=ratios, slower=slower)
+
+    def _moved(self, accelerator: str) -> Pace:
+        """Return it on another *accelerator*. What it was where it was is remembered: if that were
+        taken for right again, a server would go back to it.
+        """
+        known = dict(self.elsewhere)
+        if self.slower is not None and len(self.ratios) >= SAMPLES_MIN:
+            known[self.accelerator] = self.slower
+        slower = known.get(accelerator, self.slower)
+        return Pace(self.model, accelerator, slower=slower, elsewhere=tuple(known.items()))
 
 
 class Slowed:
@@ -120,6 +132,11 @@ def _slower(memories: Mapping[str, Memory]) -> dict[tuple[str, str], float]:
         pace = memory.pace
         if pace.slower is not None:
             seen.setdefault((pace.model, pace.accelerator), []).append(pace.slower)
+    before: dict[tuple[str, str], list[float]] = {}
+    for memory in memories.values():
+        for accelerator, slower in memory.pace.elsewhere:
+            before.setdefault((memory.pace.model, accelerator), []).append(slower)
+    seen = {**before, **seen}
     if all(max(each) <= 1.0 for each in seen.values()):
         return {}
     return {key: statistics.median_low(each) for key, each in seen.items()}
