@@ -171,6 +171,15 @@ def test_what_a_window_shows_half_of_is_foreseen() -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_who_comes_by_the_clock_does_not_stray() -> None:
+    """Bursts of every ten minutes are foreseen, however wild the moves are that lead there."""
+    found = followed(seen(shapes()["bursts"]))[120:]
+    by_clock = [one for one in found if one.method == "season"]
+    assert len(by_clock) > 60
+    assert max(one.strays for one in by_clock) == 0.0
+    assert np.mean([one.stays_unsure for one in by_clock]) > 0.5
+
+
 def _straying() -> np.ndarray:
     """Return two hours of a load of which nobody knows what it will be [requests/min]."""
     rng, walk = np.random.default_rng(8), [100.0]

@@ -43,11 +43,11 @@ MOVES = (
 BURSTS = ((0.0, 0.0), (0.1, -1.0), (0.3, -3.0), (1.0, -6.0))
 SLOPE_LEFT = 0.93  # of a slope after a step (Gardner & McKenzie 1985)
 WILD = 0.2  # a load that moves by so much in a step may be anything next
-WEIGHT_KEPT = 0.92  # of the logarithm of a weight, after a step
+WEIGHT_KEPT = 0.94  # of the logarithm of a weight, after a step
 WEIGHT_MIN = -12.0  # the logarithm of the least weight, where the greatest is 1
 # Of what a load usually is, and of what counting is by, after a step. What a load that wanders
 # moves by is a share of the first: where it is low, it rises again as far as it fell.
-USUAL_KEPT, LEVEL_KEPT = 0.95, 0.8
+USUAL_KEPT, LEVEL_KEPT = 0.9, 0.8
 OVERLAP = (
     1.5  # the variance of counts of windows that share half of their time, to independent ones
 )

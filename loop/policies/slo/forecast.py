@@ -218,6 +218,13 @@ class Forecast:
         return min(self.unsure, self.lately)
 
     @property
+    def strays(self) -> float:
+        """Return how far it is a load that nobody can foresee, 0 to 1: none by the clock, and none
+        that comes in bursts, which are over soon.
+        """
+        return 0.0 if self.method == "season" else self.stays_unsure * (1.0 - self.bursty)
+
+    @property
     def middle(self) -> float:
         """Return the median of the futures."""
         return float(self.futures[len(self.futures) // 2])

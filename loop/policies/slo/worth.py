@@ -89,8 +89,7 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        unsure = found.stays_unsure
-        strays = unsure * (1.0 - found.bursty)
+        strays = found.strays
         missed = self.missed_rpm(futures, capacities, unsure=strays).sum(axis=1) / len(futures)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed
         best = int(counts[int(cost.argmin())])
@@ -98,7 +97,7 @@ class Worth:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        whole = max(unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
+        whole = max(found.stays_unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
         had = MARGIN_MIN + (1.0 - MARGIN_MIN) * whole
         return found.middle + had * (1.0 + UNSURE_MORE * strays) * margin
 
