@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from loop.policies.slo.demand import Memory
-from loop.policies.slo.pace import SAMPLES_MAX, SAMPLES_MIN, Pace, Slowed
+from loop.policies.slo.pace import SAMPLES_MAX, SAMPLES_MIN, Pace
+from loop.policies.slo.slowed import Slowed
 from loop.spec import Perf, SystemData
 from loop.testing.fakes import server_view
 from loop.types import Load, ServerView
@@ -41,7 +42,7 @@ def test_what_tokens_take_is_compared_at_the_requests_that_run() -> None:
 
 @pytest.mark.parametrize(("times", "slower"), [(0.5, 1.0), (1.0, 1.0), (1.24, 1.24), (9.0, 3.0)])
 def test_slower_replicas_are_known_after_four_minutes(times: float, slower: float) -> None:
-    """What is a little slower is chance, and nothing is believed of faster ones."""
+    """What is a little slower is chance, and nothing is made of faster ones."""
     perf = replace(
         PERF,
         alpha_ms=PERF.alpha_ms * 20.0 / ESTIMATED_MS / times,

@@ -22,9 +22,9 @@ from loop.policies.slo.crowd import batch_within
 from loop.policies.slo.demand import NOTHING, Memories
 from loop.policies.slo.lately import Lately, Told
 from loop.policies.slo.moves import next_turn_s, settle, settling
-from loop.policies.slo.pace import Slowed, paced
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
+from loop.policies.slo.slowed import Slowed, paced
 from loop.policies.slo.standing import Standing
 from loop.policies.slo.unreachable import grown_targets
 from loop.replacing import replace
