@@ -29,20 +29,10 @@ class Desired:
     max_batch: int = 0
 
 
-def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Desired]]:
-    """Return what was wanted of each server before the first of *cycles* (lines of loop.records)
-    and after each.
-
-    A cycle that did not act leaves what was wanted already.
-    """
-    desired: dict[str, list[Desired]] = {}
-    for cycle in cycles:
-        add_desired(desired, cycle)
-    return desired
-
-
 def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> None:
-    """Add to *desired* what is wanted after *cycle*."""
+    """Add to *desired* what is wanted of each server after *cycle*, a line of loop.records; of one
+    that is new, what was wanted before it, too. A cycle that did not act leaves what was wanted.
+    """
     for row in cycle["servers"]:
         if row["name"] not in desired:
             begin_desired(desired, row["name"], row["currentAccelerator"], row["wanted"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 # By server, the instants at which it began or ended, the first a beginning, and which it was.
@@ -21,11 +21,3 @@ def add_cuts(cuts: Cuts, cycle: Mapping[str, Any]) -> None:
     """Add to *cuts* what was cut in *cycle*, a line of loop.records."""
     for row in cycle["servers"]:
         note_cut(cuts, row["name"], t_s=cycle["t_s"], is_cut=row.get("reasonKind") == "capacity")
-
-
-def cuts_of(cycles: Iterable[Mapping[str, Any]]) -> Cuts:
-    """Return what was cut in *cycles*, one after the other."""
-    cuts: Cuts = {}
-    for cycle in cycles:
-        add_cuts(cuts, cycle)
-    return cuts

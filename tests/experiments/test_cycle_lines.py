@@ -9,8 +9,8 @@ from itertools import pairwise
 from random import Random
 
 from experiments.cycle_lines import PackedLines
-from experiments.scores.changes import desired_by_server
-from experiments.scores.cuts import cuts_of
+from experiments.scores.changes import Desired, add_desired
+from experiments.scores.cuts import Cuts, add_cuts
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import SimDriver
@@ -66,8 +66,10 @@ def test_lines_of_a_twin_that_is_looked_at_each_second_are_as_if_written_anew() 
     driver = SimDriver(world.env, loop, period_s=1.0, on_record=tell)
     world.env.run(until=100.5)
     assert list(lines.texts()) == texts
-    cycles = [json.loads(text) for text in texts]
-    assert lines.desired == desired_by_server(cycles)
+    desired: dict[str, list[Desired]] = {}
+    for text in texts:
+        add_desired(desired, json.loads(text))
+    assert lines.desired == desired
     seen = [record.seen for record in driver.records if record.seen]
     older = sum(known_older(now.servers, last.servers) for last, now in pairwise(seen))
     plans = [record.changes for record in driver.records]
@@ -91,7 +93,10 @@ def test_what_was_cut_is_noted_as_the_lines_tell_it() -> None:
         record = loop.cycle(float(step))
         lines.add(record)
         texts.append(record_text(record))
-    assert lines.cuts == cuts_of(json.loads(text) for text in texts)
+    cuts: Cuts = {}
+    for text in texts:
+        add_cuts(cuts, json.loads(text))
+    assert lines.cuts == cuts
     assert lines.cuts["s1"] == ([1.0, 3.0, 4.0, 5.0], [True, False, True, False])
 
 

@@ -29,7 +29,7 @@ from experiments.figures import (
     gpu_colours,
     save_figure,
 )
-from experiments.scores.changes import Desired, desired_by_server
+from experiments.scores.changes import Desired, add_desired
 from experiments.scores.misses import CAUSES, Misses
 from experiments.sweep_figures import (
     ATTAINMENT,
@@ -117,7 +117,10 @@ def test_what_was_wanted_is_read_from_the_cycles_that_acted() -> None:
 
     cycles = [cycle(60.0, 5, applied=False), {"t_s": 120.0, "applied": False, "servers": []}]
     cycles.append(cycle(180.0, 3, applied=True))
-    assert desired_by_server(cycles) == {
+    desired: dict[str, list[Desired]] = {}
+    for line in cycles:
+        add_desired(desired, line)
+    assert desired == {
         "a": [
             Desired(t_s=0.0, accelerator="A", replicas=2),
             Desired(t_s=180.0, accelerator="B", replicas=3),

@@ -15,7 +15,7 @@ from experiments.config import SAMPLE_DATA, RunConfig
 from experiments.demand import Choice, Demand
 from experiments.explain import explain_run, misses_of_directory
 from experiments.run_files import run_to_directory
-from experiments.scores.cuts import cuts_of
+from experiments.scores.cuts import Cuts, add_cuts
 from experiments.scores.misses import CAUSES, Misses, explain_misses
 from inferno.cli.main import main
 from loop.spec import SloTarget
@@ -67,11 +67,12 @@ def explained(
     one = Demand(server="a", slot_s=10.0, arrivals=work * 10, work_rps=work, choices=choices)
     late = finished(0, missed_at, ttft_s=5.0, itl_s=0.01, out=10)
     good = finished(0, 1.0, ttft_s=0.1, itl_s=0.01, out=10)
-    cycles = [{"t_s": 5.0, "servers": [{"name": "a", "reasonKind": kind}]}]
+    cuts: Cuts = {}
+    add_cuts(cuts, {"t_s": 5.0, "servers": [{"name": "a", "reasonKind": kind}]})
     return explain_misses(
         columns([late, good]),
         lives,
-        cuts_of(cycles),
+        cuts,
         [one],
         targets=[TARGET],
         shortest_ttft_ms={"a": (fixed_ms, 0.0)},

@@ -109,15 +109,8 @@ def test_a_load_of_a_few_requests_may_be_another_by_chance() -> None:
     stay = replace(HERE, pools=one, cost_cents_per_h=185.0, rate_max_rpm=7.9)
     small = one_pool(accelerator="L4", replicas=1, max_batch=5)
     go = replace(THERE, pools=small, cost_cents_per_h=120.0, rate_max_rpm=1.8)
-    move = Move(
-        view=server_view(wanted=1, ready=1),
-        go=go,
-        stay=stay,
-        start_up_s=60.0,
-        moved_s=None,
-        known_s=720.0,
-        rate_rpm=1.1,
-    )
+    move = replace(MOVE, view=server_view(wanted=1, ready=1), go=go, stay=stay, known_s=720.0)
+    move = replace(move, start_up_s=60.0, rate_rpm=1.1)
     assert pays(move, now_s=720.0, saving_min=0.02)
     assert not pays(replace(move, spread=0.3), now_s=720.0, saving_min=0.02)
 
