@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 
 def within_most(solution: Solution, data: SystemData) -> Solution:
-    """Return *solution* with no more replicas of a server than it may have. What so few do with a
-    load that needs more has no estimate.
-
-    The loop cuts what a policy decides by itself, and a policy has to know what a load needs.
+    """Return *solution*, which was found with OptimizerSettings.bounded, with no more replicas of a
+    server than it may have: of several accelerators they are counted together. What so few do with
+    a load that needs more has no estimate.
     """
     allocations = {
-        name: _cut(found, data.servers[name].max_replicas)
+        name: _within(found, data.servers[name].max_replicas)
         for name, found in solution.allocations.items()
     }
     return replace(
@@ -30,8 +29,10 @@ def within_most(solution: Solution, data: SystemData) -> Solution:
     )
 
 
-def _cut(found: Assignment, most: int | None) -> Assignment:
-    if most is None or found.replicas <= most:
+def _within(found: Assignment, most: int | None) -> Assignment:
+    told = found.why.details.get("replicasWanted")
+    wanted = told if isinstance(told, int) else found.replicas
+    if most is None or wanted <= most:
         return found
     pools, costs, left = list[Pool](), list[float](), most
     for pool, cost in zip(found.pools, found.pool_costs or (found.cost_cents_per_h,), strict=True):
@@ -40,7 +41,7 @@ def _cut(found: Assignment, most: int | None) -> Assignment:
             pools.append(replace(pool, replicas=replicas))
             costs.append(cost * replicas / pool.replicas)
         left -= replicas
-    text = f"maxNumReplicas: {most} of {found.replicas} replicas; {found.why.text}"
+    text = f"maxNumReplicas: {min(most, found.replicas)} of {wanted} replicas; {found.why.text}"
     return replace(
         found,
         pools=tuple(pools),

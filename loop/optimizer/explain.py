@@ -272,6 +272,9 @@ def _assignment(
 ) -> Assignment:
     row, replicas, candidate = choice.row, choice.replicas, figures.candidate
     share = replicas / candidate.replicas if candidate.replicas else 1.0
+    wanted = candidate.replicas
+    if settings.bounded:
+        wanted = int(min(wanted, table.asked.most[row]))
     itl, ttft, rho = figures.latencies
     need_rpm = float(table.need[row]) * MS_PER_MIN
     used = (
@@ -316,8 +319,8 @@ def _assignment(
         rho=rho,
         rate_max_rpm=candidate.rate_max_rpm,
         why=Why(
-            kind="capacity" if replicas < candidate.replicas else figures.bound,
-            text=_text(table, row, choice, details, bound=figures.bound),
+            kind="capacity" if replicas < wanted else figures.bound,
+            text=_text(table, row, choice, details, bound=figures.bound, wanted=wanted),
             details=details,
         ),
     )
@@ -350,6 +353,7 @@ def _text(
     details: Mapping[str, object],
     *,
     bound: WhyKind,
+    wanted: int,
 ) -> str:
     if table.accelerator[row] < 0:
         return "no load: no replicas"
@@ -361,8 +365,8 @@ def _text(
         f"{details['rateMaxRpm']:.4g} rpm each, "
         f"bound by {details['binding']}"
     )
-    if choice.replicas < table.replicas[row]:
-        line = f"capacity: {choice.replicas} of {table.replicas[row]} replicas; {line}"
+    if choice.replicas < wanted:
+        line = f"capacity: {choice.replicas} of {wanted} replicas; {line}"
     if "percentileAsked" in details:
         line += (
             f"; sized for {details['percentile']:.1%} of requests, as no accelerator reaches "

@@ -104,6 +104,7 @@ def _chosen(
         table,
         capacity=None if flags.unlimited else table.capacity.tolist(),
         tie_break=settings.rules.tie_break,
+        bounded=settings.bounded,
     )
     if flags.heterogeneous and settings.solver == "exact":
         problem = problem_of()

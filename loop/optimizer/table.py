@@ -399,9 +399,11 @@ def make_problem(
     capacity: Sequence[int] | None,
     tie_break: TieBreak,
     first: int | None = None,
+    bounded: bool = False,
 ) -> Problem:
     """Return the problem of *table*: good rows by score; of equal ones the lower *tie_break* first,
     then by name. It is asked about the *first* options of each server alone (None: about all).
+    *bounded*: of no option are there more replicas than its server may have.
     """
     good = np.flatnonzero(table.verdict == GOOD)
     score = np.round(table.score, SCORE_DIGITS)
@@ -420,6 +422,9 @@ def make_problem(
     counts = np.bincount(table.server[good], minlength=len(table.servers))
     stops = np.cumsum(counts).tolist()
     rows = order.tolist()
+    replicas = table.replicas
+    if bounded:
+        replicas = np.minimum(replicas, table.asked.most).astype(np.int64)
     return Problem(
         names=table.servers,
         priority=table.priority.tolist(),
@@ -428,7 +433,7 @@ def make_problem(
         ],
         type=table.type.tolist(),
         units=table.units.tolist(),
-        replicas=table.replicas.tolist(),
+        replicas=replicas.tolist(),
         score=score.tolist(),
         capacity=None if capacity is None else list(capacity),
     )

@@ -108,6 +108,7 @@ def optimize_json(
         rules=rules,
         objective=objective,
         time_limit=time_limit,
+        bounded=rules is OURS,
     )
     loads = _early_loads(obj, source=source) if rules is GO_2025 else None
     solution = optimize(data, settings)

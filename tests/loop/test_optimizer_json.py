@@ -226,6 +226,25 @@ def test_an_answer_has_no_more_replicas_than_a_server_may_have() -> None:
     assert answer["totalCost"] == found["cost"] <= 300.0
 
 
+def test_a_bounded_server_takes_no_more_gpus_than_it_may_have() -> None:
+    """It got nothing where ten GPUs were missing of which it may have one, and where they were not
+    missing, others went without.
+    """
+    system = json.loads(json.dumps(SYSTEM))
+    bounded = system["serverData"]["servers"][0]
+    other = json.loads(json.dumps(bounded)) | {"name": "t"}
+    system["serverData"]["servers"].append(other)
+    bounded["maxNumReplicas"] = 1
+    bounded["currentAlloc"]["load"]["arrivalRate"] = 9000
+    other["currentAlloc"]["load"]["arrivalRate"] = 2000
+    system["capacityData"] = {"count": [{"type": "H100", "count": 4}]}
+    answer = optimize_json({"system": system})
+    found = {name: one["numReplicas"] for name, one in answer["allocations"].items()}
+    assert found == {"s": 1, "t": 3}
+    assert answer["allocations"]["s"]["reason"].startswith("maxNumReplicas: 1 of 10 replicas; 1 × ")
+    assert answer["totalCost"] == 1200.0
+
+
 @pytest.mark.parametrize("most", [3, 9])
 def test_a_bound_cuts_parts_and_what_each_costs(most: int) -> None:
     """Eight replicas of one accelerator and two of another ended in a traceback."""

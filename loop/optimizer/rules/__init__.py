@@ -146,7 +146,9 @@ class OptimizerSettings:
     smallest whose highest rate is this share of the best (0: keep the largest). hysteresis: a move
     must save this share of the cost, and a replica is given back when the load with this share more
     would not need it. objective: value (cost with the transition penalty) or cost alone.
-    upper_bounds: look for what serves a server with as many replicas as it may have. gap: relative
+    upper_bounds: look for what serves a server with as many replicas as it may have; bounded: where
+    nothing does, count no more GPUs for it than of so many replicas (a policy has to know what a
+    load needs, and the loop cuts what it decides). gap: relative
     distance from the least total that is good enough for the exact solver; time_limit: when it
     gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
     latencies to expect and the words are asked for; who weighs one solution against another needs
@@ -166,6 +168,7 @@ class OptimizerSettings:
     objective: Objective = "value"
     time_limit: TimeLimit | None = None
     upper_bounds: bool = True
+    bounded: bool = False
     gap: float = 0.0
     figures: bool = True
     whole: bool = False
