@@ -203,6 +203,29 @@ def test_a_load_grows_where_it_is_though_nothing_meets_its_targets() -> None:
     assert (kept.held, kept.replicas) == (True, 9)
 
 
+def test_what_a_load_grew_without_its_targets_is_given_back() -> None:
+    """It kept what the highest load of its life had needed. What it had before is not taken, nor
+    anything at once: it may yet come near its targets, and loads come back.
+    """
+    data = system()
+    tight = replace(data.classes["Premium"].targets["llama_8b"], slo_itl_ms=0.5)
+    premium = replace(data.classes["Premium"], targets={"llama_8b": tight})
+    data = replace(data, classes={**data.classes, "Premium": premium})
+    policy = SloPolicy()
+    state, wanted, seen = policy.start(), 2, list[int]()
+    for k in range(60):
+        load = replace(BUSY, rate_rpm=9000.0 if k < 20 else 900.0)
+        view = server_view(load=load, wanted=wanted, ready=wanted)
+        gpus = {"H100": CapacityView(type="H100", total=99, used=0)}
+        shot = Snapshot(now_s=30.0 * k, servers={view.name: view}, capacity=gpus)
+        decision, state = policy.decide(shot, data, state)
+        wanted = decision.targets["s1"].replicas
+        seen.append(wanted)
+    assert min(seen[:30]) > 8  # five minutes more
+    assert seen[-1] == 2
+    assert seen == sorted(seen, reverse=True)
+
+
 def test_who_lacks_gpus_keeps_what_the_others_leave() -> None:
     """Priority decides who is served; the rest is not thrown away, and not promised twice."""
     top = server_view("top", load=BUSY, wanted=1, ready=1)

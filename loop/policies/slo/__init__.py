@@ -26,7 +26,7 @@ from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.slowed import Slowed, paced
 from loop.policies.slo.standing import Standing
-from loop.policies.slo.unreachable import grown_targets
+from loop.policies.slo.unreachable import grown_targets, growth
 from loop.replacing import replace
 from loop.spec import SystemData
 from loop.types import FULL_CACHES, Decision, ServerView, Snapshot, Target, one_pool
@@ -133,9 +133,13 @@ class SloPolicy:
         for name, one in found.solution.allocations.items():
             memory = memories[name]
             moved_s = snapshot.now_s if name in moved else memory.moved_s
-            if memory.replica_rpm != one.rate_max_rpm or memory.moved_s != moved_s:
-                memories[name] = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
+            after = one.rate_max_rpm, moved_s, None
+            if (memory.replica_rpm, memory.moved_s, memory.grown_from) != after:
+                memories[name] = replace(
+                    memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s, grown_from=None
+                )
         decision = self._decision(case, found, moved, asking=asking)
+        memories |= growth(case, decision.targets, found.infeasible)
         self._note(replace(case, memories=memories), decision, lasts=not moved)
         return decision, memories
 
@@ -226,9 +230,9 @@ class SloPolicy:
             targets[name] = self._target(name, what)
         if found.infeasible and not self.compat:
             targets |= grown_targets(
+                case,
                 found.system,
                 found.infeasible,
-                case.snapshot,
                 free=gpus_left,
                 ask=asking.plain,
                 settings=asking.settings,

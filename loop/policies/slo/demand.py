@@ -65,8 +65,10 @@ class Memory:
     requests in flight are from what its load says, and what came lately from what came before, how
     much slower its replicas are than the data say, what was asked for before any hold
     [requests/min], what requests held of KV caches that were too full (None: none was lately, or
-    nobody tells), what a replica of it can take (0: not known), when it was moved last, and since
-    when its load is not known (None: it is). foreseen is used again while nothing new is seen.
+    nobody tells), what a replica of it can take (0: not known), when it was moved last, how many
+    replicas it had before it was grown for a load whose targets nothing meets (None: it was not),
+    and since when its load is not known (None: it is). foreseen is used again while nothing new is
+    seen.
 
     Once there is a unit, all rates are of such requests.
     """
@@ -85,6 +87,7 @@ class Memory:
     crowd: Crowd | None = None
     replica_rpm: float = 0.0
     moved_s: float | None = None
+    grown_from: int | None = None
     unknown_s: float | None = None
     foreseen: Foreseen | None = None
 

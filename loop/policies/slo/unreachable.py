@@ -4,6 +4,7 @@ are too few for it meet no target of any other kind either.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.room import FreeGpus
@@ -16,35 +17,39 @@ if TYPE_CHECKING:
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solution import Assignment
     from loop.policies.slo.ask import Optimize
+    from loop.policies.slo.case import Case
+    from loop.policies.slo.demand import Memory
     from loop.spec import SystemData
-    from loop.types import Snapshot
 
 
 def grown_targets(
+    case: Case,
     system: SystemData,
     infeasible: Mapping[str, Why],
-    snapshot: Snapshot,
     *,
     free: FreeGpus,
     ask: Optimize,
     settings: OptimizerSettings,
 ) -> Iterator[tuple[str, Target]]:
     """Yield a target for each server of *infeasible* whose load needs more replicas than it has,
-    without the targets that nothing meets and where it is, as far as there are *free* GPUs.
+    without the targets that nothing meets and where it is, as far as there are *free* GPUs; and for
+    each that was grown so, and has not needed as many for down_s.
 
-    None is taken away: with all that it has it may yet come near its targets.
+    None of those is taken away that it had before: with all of them it may yet come near its
+    targets.
     """
     for name in free.by_class(infeasible):
-        view = snapshot.servers[name]
+        view = case.snapshot.servers[name]
         one = None if view.hold is not None else _for_its_load(system, name, ask, settings)
         if one is None:
             continue
         room = free.room(name, view.accelerator)
         most = view.wanted + (0 if room is None else room)
         replicas = one.replicas if system.optimizer.unlimited else min(one.replicas, most)
-        if replicas <= view.wanted:
+        replicas = max(replicas, _kept(case, name, one))
+        if replicas == view.wanted:
             continue
-        free.take(name, view.accelerator, replicas - view.wanted)
+        free.take(name, view.accelerator, max(0, replicas - view.wanted))
         text = f"{infeasible[name].text}; {one.replicas} replicas take its load without that target"
         yield (
             name,
@@ -56,6 +61,32 @@ def grown_targets(
                 why=replace(infeasible[name], text=text),
             ),
         )
+
+
+def growth(
+    case: Case, targets: Mapping[str, Target], infeasible: Mapping[str, Why]
+) -> Iterator[tuple[str, Memory]]:
+    """Yield what is remembered of those of *infeasible* that *targets* grow, or did before: how
+    many replicas they had then, or have been left since.
+    """
+    for name in infeasible:
+        memory, wanted = case.memories[name], case.snapshot.servers[name].wanted
+        if targets[name].replicas > wanted or memory.grown_from is not None:
+            before = wanted if memory.grown_from is None else min(memory.grown_from, wanted)
+            if before != memory.grown_from:
+                yield name, replace(memory, grown_from=before)
+
+
+def _kept(case: Case, name: str, one: Assignment) -> int:
+    """Return how many replicas *name* keeps: of those that it was grown by, as many as *one* says
+    that what was asked for in the last down_s needs.
+    """
+    memory, wanted = case.memories[name], case.snapshot.servers[name].wanted
+    lately = memory.demands.latest(case.sizing.down_s)
+    if memory.grown_from is None or not lately or one.rate_max_rpm <= 0.0:
+        return wanted
+    needed = math.ceil(max(lately) / one.rate_max_rpm * (1.0 - 1e-9))
+    return min(wanted, max(memory.grown_from, needed))
 
 
 def _for_its_load(
