@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loop.policies.slo.demand import Memory
-from loop.policies.slo.pace import SAMPLES_MAX, SAMPLES_MIN, Pace
+from loop.policies.slo.pace import KEPT_S, SAMPLES_MAX, SAMPLES_MIN, Pace
 from loop.policies.slo.slowed import Slowed
 from loop.spec import Perf, SystemData
 from loop.testing.fakes import server_view
@@ -30,7 +30,7 @@ ESTIMATED_MS = 20.4
 def seen(view: ServerView, perf: Perf = PERF, *, samples: int, bursty: float = 0.0) -> Pace:
     pace = Pace()
     for _ in range(samples):
-        pace = pace.with_sample(view, perf, bursty=bursty)
+        pace = pace.with_sample(view, perf, bursty=bursty, now_s=0.0)
     return pace
 
 
@@ -80,9 +80,9 @@ def test_nothing_is_learnt_of_a_load_in_bursts() -> None:
 def test_the_pace_stays_until_that_of_another_accelerator_is_known() -> None:
     """Data that are wrong of one are mostly wrong of all."""
     slow = Pace("llama_8b", "H100", (1.5,) * SAMPLES_MIN, 1.5)
-    there = slow.with_sample(server_view(accelerator="A100"), None, bursty=0.0)
+    there = slow.with_sample(server_view(accelerator="A100"), None, bursty=0.0, now_s=0.0)
     assert (there.accelerator, there.ratios, there.slower) == ("A100", (), 1.5)
-    other = slow.with_sample(server_view(model="llama_70b"), None, bursty=0.0)
+    other = slow.with_sample(server_view(model="llama_70b"), None, bursty=0.0, now_s=0.0)
     assert other.slower is None
 
 
@@ -90,14 +90,25 @@ def test_what_was_slow_is_slow_when_nobody_is_on_it() -> None:
     """Taken for right again, two servers went back to it and away every ten minutes."""
     there = server_view(accelerator="A100")
     slow = Pace("llama_8b", "H100", (1.5,) * SAMPLES_MIN, 1.5)
-    moved = slow.with_sample(there, None, bursty=0.0)
+    moved = slow.with_sample(there, None, bursty=0.0, now_s=0.0)
     right = replace(moved, ratios=(1.0,) * SAMPLES_MIN, slower=1.0)
     perf = {("llama_8b", name): replace(PERF, accelerator=name) for name in ("H100", "A100")}
     data = SystemData(accelerators={}, perf=perf, classes={}, servers={}, capacity={})
     found = Slowed().data(data, {"s1": Memory(pace=right)})
     assert [one.alpha_ms for one in found.perf.values()] == [15.0, 10.0]
-    back = right.with_sample(server_view(accelerator="H100"), None, bursty=0.0)
-    assert (back.slower, dict(back.elsewhere)["A100"]) == (1.5, 1.0)
+    back = right.with_sample(server_view(accelerator="H100"), None, bursty=0.0, now_s=0.0)
+    assert (back.slower, back.elsewhere[-1]) == (1.5, ("A100", 1.0, 0.0))
+
+
+def test_what_was_slow_is_tried_again_a_day_later() -> None:
+    """A neighbour that was noisy for an hour kept a server off the cheapest GPUs for good."""
+    slow = Pace("llama_8b", "H100", (1.5,) * SAMPLES_MIN, 1.5)
+    there = server_view(accelerator="A100")
+    moved = slow.with_sample(there, None, bursty=0.0, now_s=100.0)
+    assert moved.elsewhere == (("H100", 1.5, 100.0),)
+    assert moved.with_sample(there, None, bursty=0.0, now_s=KEPT_S) is moved
+    later = moved.with_sample(there, None, bursty=0.0, now_s=KEPT_S + 101.0)
+    assert (moved.slower, later.slower, later.elsewhere) == (1.5, None, ())
 
 
 def test_rows_take_as_long_as_was_seen() -> None:

@@ -23,6 +23,9 @@ SAMPLES_MIN, SAMPLES_MAX = 8, 20  # of 30 s: four minutes are needed, ten rememb
 # here: what is less is chance, and what is more is another fault.
 SLOWER_MIN, SLOWER_STEP, SLOWER_MAX = 1.08, 0.04, 3.0
 FEW_RPM = 6.0  # answers, of fewer the mean is chance
+# How long it is remembered of an accelerator that a server has left: its nodes get other neighbours
+# and drivers, and to go there once a day costs little.
+KEPT_S = 86400.0
 # Of a load that varies by more, latencies are those of its bursts.
 BURSTY_MAX = 0.2
 
@@ -32,25 +35,31 @@ class Pace:
     """By how much the tokens of a server of *model* on *accelerator* took longer than the data say,
     as ratios, the newest last. slower is how many times as long as the data say an iteration takes,
     1 if that is about as long or less, None if it is not known yet; elsewhere the same on the
-    accelerators where it was before.
+    accelerators where it was before, each with when it left.
     """
 
     model: str = ""
     accelerator: str = ""
     ratios: tuple[float, ...] = ()
     slower: float | None = None
-    elsewhere: tuple[tuple[str, float], ...] = ()
+    elsewhere: tuple[tuple[str, float, float], ...] = ()
 
-    def with_sample(self, view: ServerView, perf: Perf | None, *, bursty: float) -> Pace:
-        """Return it with what is seen of *view*, whose load is *bursty* from window to window or
-        within one; nothing is learnt of such a load, while pods come or go, or of requests that are
-        computed twice. Where a server has moved to, its pace is the one that it had there, or else
-        where it was, until its own is known.
+    def with_sample(
+        self, view: ServerView, perf: Perf | None, *, bursty: float, now_s: float
+    ) -> Pace:
+        """Return it with what is seen of *view* at *now_s*, whose load is *bursty* from window to
+        window or within one; nothing is learnt of such a load, while pods come or go, or of
+        requests that are computed twice. Where a server has moved to, its pace is the one that it
+        had there, or else where it was, until its own is known.
         """
         here = self
         if (view.model, view.accelerator) != (self.model, self.accelerator):
             anew = Pace(view.model, view.accelerator)
-            here = self._moved(view.accelerator) if view.model == self.model else anew
+            here = self._moved(view.accelerator, now_s) if view.model == self.model else anew
+        lasting = tuple(one for one in here.elsewhere if one[2] > now_s - KEPT_S)
+        if len(lasting) < len(here.elsewhere):
+            known = bool(lasting) or len(here.ratios) >= SAMPLES_MIN
+            here = replace(here, elsewhere=lasting, slower=here.slower if known else None)
         if perf is None or bursty > BURSTY_MAX or not _steady(view):
             return here
         ratio = _ratio(view, perf)
@@ -60,15 +69,15 @@ class Pace:
         slower = _estimate(ratios) if len(ratios) >= SAMPLES_MIN else here.slower
         return replace(here, ratios=ratios, slower=slower)
 
-    def _moved(self, accelerator: str) -> Pace:
+    def _moved(self, accelerator: str, now_s: float) -> Pace:
         """Return it on another *accelerator*. What it was where it was is remembered: if that were
         taken for right again, a server would go back to it.
         """
-        known = dict(self.elsewhere)
+        known = {one[0]: one for one in self.elsewhere}
         if self.slower is not None and len(self.ratios) >= SAMPLES_MIN:
-            known[self.accelerator] = self.slower
-        slower = known.get(accelerator, self.slower)
-        return Pace(self.model, accelerator, slower=slower, elsewhere=tuple(known.items()))
+            known[self.accelerator] = self.accelerator, self.slower, now_s
+        slower = known[accelerator][1] if accelerator in known else self.slower
+        return Pace(self.model, accelerator, slower=slower, elsewhere=tuple(known.values()))
 
 
 def _estimate(ratios: tuple[float, ...]) -> float:

@@ -51,7 +51,8 @@ def paced(
             continue
         perf = data.perf.get((view.model, view.accelerator))
         bursty = 0.0 if memory.foreseen is None else memory.foreseen.found.bursty
-        pace = memory.pace.with_sample(view, perf, bursty=max(bursty, memory.spread.within))
+        bursty = max(bursty, memory.spread.within)
+        pace = memory.pace.with_sample(view, perf, bursty=bursty, now_s=snapshot.now_s)
         if pace is not memory.pace:
             found[name] = replace(memory, pace=pace)
     return {**memories, **found} if found else memories
@@ -68,7 +69,7 @@ def _slower(memories: Mapping[str, Memory]) -> dict[tuple[str, str], float]:
             seen.setdefault((pace.model, pace.accelerator), []).append(pace.slower)
     before: dict[tuple[str, str], list[float]] = {}
     for memory in memories.values():
-        for accelerator, slower in memory.pace.elsewhere:
+        for accelerator, slower, _ in memory.pace.elsewhere:
             before.setdefault((memory.pace.model, accelerator), []).append(slower)
     seen = {**before, **seen}
     if all(max(each) <= 1.0 for each in seen.values()):
