@@ -351,7 +351,8 @@ def _variations(
         return {}
     found = {}
     for server, of_server in buckets.items():
-        cv = variation_of(of_server, rates_of(past.histories[server]))
+        history = past.histories[server]
+        cv = variation_of(of_server, rates_of(history), several=history.has_several)
         if cv is not None:
             found[server] = round(cv, 3)
     return found

@@ -31,7 +31,7 @@ def rates_of(history: History) -> Rates:
     width = math.ceil(REQUESTS_OF_A_MIX / max(total / steps, 1e-9))
     width = max(min(width, round(MIX_S_MAX / step_s), steps), 1)
     prompts = history.counted(("prompt",), ("firsts", "ends"))
-    answers = history.counted(("answer_tokens", "generation"), ("answers", "ends", "firsts"))
+    answers = history.answered()
     return Rates(
         times_s=step_s * np.arange(steps, dtype=np.float64),
         rates_rpm=rates_rpm,
@@ -91,9 +91,10 @@ WITHIN_MIN = 0.9
 Bucket = tuple[Mapping[str, str], float]
 
 
-def variation_of(buckets: Iterable[Bucket], rates: Rates) -> float | None:
+def variation_of(buckets: Iterable[Bucket], rates: Rates, *, several: bool = False) -> float | None:
     """Return the coefficient of variation of both kinds of tokens about their means of the hour, by
-    the labels and values of the *buckets* of all pods; None if they do not tell it.
+    the labels and values of the *buckets* of all pods; None if they do not tell it. If requests
+    have *several* answers, nothing tells how all of these together vary.
 
     Histograms have all hours together: what the means of *rates* move by is no variation about
     them.
@@ -112,6 +113,7 @@ def variation_of(buckets: Iterable[Bucket], rates: Rates) -> float | None:
     found = [
         cv
         for names, means in ((PROMPTS, rates.in_tokens), (ANSWERS, rates.out_tokens))
+        if not (several and names is ANSWERS)
         if (cv := _about(counts[names], means, rates.rates_rpm)) is not None
     ]
     return math.sqrt(sum(cv * cv for cv in found) / len(found)) if found else None

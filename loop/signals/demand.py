@@ -335,13 +335,14 @@ def _tokens_of_several(grown: Growth) -> float:
     0 where that is not so.
     """
     by_ends = sum(track.arrived_by_ends for track in grown.tracks)
-    if not _is_far_more(by_ends, sum(track.arrived[-1] for track in grown.tracks)):
+    if not is_far_more(by_ends, sum(track.arrived[-1] for track in grown.tracks)):
         return 0.0
     total = grown.over("generation", "firsts").total
     return _mean(total.get("generation"), total.get("firsts")) or 0.0
 
 
-def _is_far_more(figure: float, other: float) -> bool:
+def is_far_more(figure: float, other: float) -> bool:
+    """Tell whether of two counts of requests the one is more than those between the two explain."""
     return figure > CONTRADICTION_SHARE * max(other, 0.0) + CONTRADICTION_MIN
 
 
@@ -486,13 +487,13 @@ def _contradiction(every: Sequence[Track]) -> str:
         late = max(late, track.late)
     ends, firsts, prompts = max(0.0, ends), max(0.0, firsts), max(0.0, prompts)
     line = f"first tokens tell of {firsts:.0f} requests, ends and those inside of {ends:.0f}: "
-    if _is_far_more(firsts, ends):
+    if is_far_more(firsts, ends):
         return line + (
             "clients give up, or engines do not count all ends; the higher figure counts"
         )
-    if _is_far_more(ends, counted):
+    if is_far_more(ends, counted):
         return line + "more ends than first tokens can be; the lower figure counts"
-    if _is_far_more(prompts, ends):
+    if is_far_more(prompts, ends):
         return (
             f"prompts tell of {prompts:.0f} requests, ends and those inside of {ends:.0f}: clients "
             "give up, or engines do not count all ends; the higher figure counts"

@@ -19,6 +19,7 @@ from loop.signals.demand import (
     MINUTE_S,
     MS,
     TOKENS_PER_STEP_MIN,
+    is_far_more,
     load_of,
 )
 from loop.signals.series import Track
@@ -178,6 +179,25 @@ class History:
         found = np.where(best[1] > 0.0, best, best + others)
         return found[0], found[1]
 
+    @property
+    def has_several(self) -> bool:
+        """Tell whether requests have several answers (n of their parameters), of which engines
+        count every end, and prompt and first token once: far more end than come.
+        """
+        ends = sum(
+            _ends({name: float(column.sum()) for name, column in of_alike.items()})
+            for of_alike in self.grown.values()
+        )
+        return is_far_more(ends, float(self.arrived.sum()))
+
+    def answered(self) -> tuple[Floats, Floats]:
+        """Return by step how many tokens answers had, and of how many requests they were."""
+        if self.has_several:
+            tokens, requests = self.counted(("generation",), ("firsts",))
+            if requests.any():
+                return tokens, requests
+        return self.counted(("answer_tokens", "generation"), ("answers", "ends", "firsts"))
+
     def holes(self) -> list[tuple[float, float]]:
         """Return from when to when [Unix time] the load is not known."""
         edges = np.flatnonzero(np.diff(np.concatenate(([True], self.known, [True]))))
@@ -233,7 +253,12 @@ def _load(grown: Sequence[Mapping[str, float]], *, rate_rpm: float, came: float)
         load_of(rate_rpm, found, _ends(found), came=came)
         for found in (_added(grown, "prompt", "firsts"), _added(grown, "answer_tokens", "answers"))
     )
-    return replace(prompts, out_tokens=answers.out_tokens)
+    out_tokens = answers.out_tokens
+    if is_far_more(sum(map(_ends, grown)), came):  # each has several answers
+        total = _added(grown, "generation", "firsts")
+        if total.get("firsts"):
+            out_tokens = max(out_tokens, total.get("generation", 0.0) / total["firsts"])
+    return replace(prompts, out_tokens=out_tokens)
 
 
 def _itl_ms(grown: Sequence[Mapping[str, float]]) -> float | None:

@@ -416,6 +416,27 @@ def test_an_engine_of_another_time_does_not_silence_the_one_of_now(turned: bool)
         assert rates.out_tokens[half] == pytest.approx(tokens)
 
 
+def test_the_answers_of_requests_that_have_several_are_all_of_the_past() -> None:
+    """With n = 4 an engine counts four ends and one first token: three quarters of the tokens were
+    nobody's.
+    """
+    of_answers = ("success", "request_generation", "generation_tokens_total", "inter_token")
+    several = [
+        one._replace(points=[(at_s, 4.0 * told) for at_s, told in one.points])
+        if any(name in one.metric for name in of_answers)
+        else one
+        for one in page([float(minute) for minute in range(21)])
+    ]
+    history = history_of(several)
+    whole, rates = history.over(slice(None)), rates_of(history)
+    assert whole is not None
+    assert (whole.load.rate_rpm, whole.load.in_tokens) == pytest.approx((10.0, 100.0))
+    assert whole.load.out_tokens == pytest.approx(400.0)
+    assert rates.rates_rpm == pytest.approx(10.0)
+    assert rates.out_tokens == pytest.approx(400.0)
+    assert not history_of(page([float(minute) for minute in range(21)])).has_several
+
+
 def test_the_past_of_a_sped_twin_is_told_in_its_own_time() -> None:
     """Ten of its minutes pass in one of Prometheus: every rate was ten times too large."""
     series = page([float(minute) for minute in range(21)], rate=40.0)
