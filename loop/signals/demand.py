@@ -14,7 +14,7 @@ from loop.replacing import replace, replacer
 from loop.signals.growth import Growth, totals
 from loop.signals.histograms import Buckets, percentiles_ms, plausible
 from loop.signals.latest import latest_of
-from loop.signals.names import HISTOGRAMS
+from loop.signals.names import HISTOGRAMS, SECONDS
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Track
 from loop.types import Latest, Load
@@ -619,13 +619,16 @@ def with_percentiles(
     latency. *tracks* of the pods tell how many observations that can be, and how many tokens come a
     step; age_s is that of the newest sample.
 
-    A latency of which nothing was observed, or that has no buckets, is left out.
+    A latency of which nothing was observed, or nothing but zeros, or that has no buckets, is left
+    out.
     """
     together: dict[str, list[Buckets]] = defaultdict(list)
     for pod, by_latency in grown.items():
         total = totals(tracks.get(pod, ()))
         for latency, histograms in by_latency.items():
-            if plausible(histograms, total.get(HISTOGRAMS[latency])):
+            count = total.get(HISTOGRAMS[latency])
+            zeros = count and total.get(SECONDS.get(latency, "")) == 0.0
+            if plausible(histograms, count) and not zeros:
                 together[latency] += histograms
     steps, tokens = _steps_and_tokens(totals([one for of in tracks.values() for one in of]))
     scales = {"itl": steps / tokens if steps and tokens else 1.0}

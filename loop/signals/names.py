@@ -47,6 +47,8 @@ QUANTITIES = COUNTERS + GAUGES
 HISTOGRAMS: Mapping[str, str] = MappingProxyType(
     {"ttft": "firsts", "itl": "steps", "e2e": "ends", "queue": "firsts"}
 )
+# Of those that cannot be nothing, the counter of the seconds that were observed.
+SECONDS: Mapping[str, str] = MappingProxyType({"ttft": "ttft_s", "itl": "steps_s"})
 BUCKET = "_bucket"
 TOTAL = "_total"
 CREATED = "_created"  # a client library tells under this when each counter began

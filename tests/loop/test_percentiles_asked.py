@@ -37,9 +37,15 @@ def vector(rows: dict[tuple[str, str], float]) -> dict[str, Any]:
     return {"status": "success", "data": {"resultType": "vector", "result": result}}
 
 
-def seen(answer: dict[str, Any] | int, *, firsts: float = 100.0, restart: bool = False) -> Any:
-    """Return what is measured of a pod that had *firsts* in a minute, when *answer* tells of its
-    buckets.
+def seen(
+    answer: dict[str, Any] | int,
+    *,
+    firsts: float = 100.0,
+    each_s: float = 0.1,
+    restart: bool = False,
+) -> Any:
+    """Return what is measured of a pod that had *firsts* in a minute, *each_s* after their request,
+    when *answer* tells of its buckets.
     """
     name = pod("a")["metadata"]["name"]
     counts = [500.0 + firsts * k / 4 for k in range(5)]
@@ -53,12 +59,15 @@ def seen(answer: dict[str, Any] | int, *, firsts: float = 100.0, restart: bool =
                 if isinstance(answer, int)
                 else httpx.Response(200, json=answer)
             )
+        told = dict.fromkeys((f"{TTFT}_count", "vllm:request_success_total"), 1.0)
         result = [
             {
                 "metric": {"__name__": metric, "namespace": "infer", "pod": name},
-                "values": [[EPOCH_S + NOW_S - 60 + 15 * k, str(n)] for k, n in enumerate(counts)],
+                "values": [
+                    [EPOCH_S + NOW_S - 60 + 15 * k, str(each * n)] for k, n in enumerate(counts)
+                ],
             }
-            for metric in (f"{TTFT}_count", "vllm:request_success_total")
+            for metric, each in (told | {f"{TTFT}_sum": each_s}).items()
         ]
         matrix = {"status": "success", "data": {"resultType": "matrix", "result": result}}
         return httpx.Response(200, json=matrix)
@@ -85,6 +94,12 @@ def test_percentiles_have_a_source_and_an_age() -> None:
 def test_of_a_process_that_restarted_within_the_window_none_are_known() -> None:
     """Buckets that have passed what they were look like growth; the counts tell of the restart."""
     assert seen(GREW, restart=True).figures["s1"].percentiles_ms == {}
+
+
+def test_of_nothing_but_zeros_none_are_known() -> None:
+    """Some versions of an engine observe no times: a median of half the first bucket was shown."""
+    zeros = vector({(TTFT, "0.1"): 100.0, (TTFT, "+Inf"): 100.0})
+    assert seen(zeros, each_s=0.0).figures["s1"].percentiles_ms == {}
 
 
 def test_buckets_that_begin_now_with_the_work_of_hours_tell_nothing() -> None:
