@@ -69,6 +69,18 @@ def foreseen(truth: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray
     return np.array(planned)[40:-AHEAD], truth[40 + AHEAD :]
 
 
+@pytest.mark.parametrize(("step_s", "halves"), [(30.0, True), (60.0, False)])
+def test_loads_are_looked_ahead_at_as_they_were_followed(step_s: float, halves: bool) -> None:
+    """Looked at once a minute, windows of a minute share nothing: what moved is seen whole."""
+    history = History()
+    for step, rate in enumerate([100.0, 100.0, 160.0, 220.0]):
+        (history,) = with_samples([history], [rate], now_s=step_s * step, window_s=WINDOW_S)
+    assert history.bank is not None
+    ((found, _),) = forecast([history], lead_s=[LEAD_S], quantile=[0.9])
+    (ahead,) = filters.ahead([history.bank], [AHEAD], halves=[halves])
+    assert found.futures.tolist() == ahead.futures.tolist()
+
+
 @pytest.mark.parametrize(
     ("shape", "covered_min", "over_max"),
     first_rows(

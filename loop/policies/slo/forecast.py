@@ -109,7 +109,7 @@ class Series:
 class History:
     """What is remembered of one load: its samples, each over window_s, the filters before the last
     one and now, what they had planned for, and when, what it was to go back to, and how unsure its
-    forecasts were.
+    forecasts were. halves: the last sample shares half its window with the one before.
     """
 
     rates: Series = field(default_factory=Series)
@@ -119,6 +119,7 @@ class History:
     returning: Series = field(default_factory=Series)
     unsures: Series = field(default_factory=Series)
     window_s: float = 0.0
+    halves: bool = False
 
     def scaled(self, times: float) -> History:
         """Return the history of so many *times* the load."""
@@ -159,7 +160,8 @@ def with_samples(
         if before is None:
             counting = chances[place] * poisson_noise(value, window_s) ** 2
             bank = filters.first(value, counting=counting)
-            found.append(History(rates=rates, bank=bank, window_s=window_s))
+            halves = window_s > STEP_S  # as far as one sample tells
+            found.append(History(rates=rates, bank=bank, window_s=window_s, halves=halves))
         elif steps == 0 and value == last.values[-1]:
             found.append(history if rates is last else replace(history, rates=rates))
         else:
@@ -179,7 +181,7 @@ def with_samples(
             halves=halves,
         )
         for (place, _), bank in zip(some, banks, strict=True):
-            found[place] = replace(found[place], bank=bank)
+            found[place] = replace(found[place], bank=bank, halves=halves)
     return found
 
 
@@ -251,7 +253,7 @@ def forecast(
     banks = [history.bank for history in histories if history.bank is not None]
     assert len(banks) == len(histories), "a sample was seen"
     steps = [max(1, round(each / STEP_S)) for each in lead_s]
-    seen = filters.ahead(banks, steps, halves=[one.window_s > STEP_S for one in histories])
+    seen = filters.ahead(banks, steps, halves=[one.halves for one in histories])
     together = zip(histories, seen, steps, quantile, strict=True)
     return [_forecast(history, one, each, share) for history, one, each, share in together]
 
