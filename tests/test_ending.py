@@ -139,3 +139,19 @@ def test_who_interrupts_a_sweep_is_told_how_it_goes_on(
     ):
         assert main(command) == 130
         assert capsys.readouterr().err.endswith(told)
+
+
+def test_sigterm_interrupts_a_command_with_a_line(repository: Path) -> None:
+    """Schedulers and `docker stop` send it: nothing was said, and process 1 of a container did not
+    hear of it.
+    """
+    command = [sys.executable, "-m", "inferno.cli.main", "optimize", "-"]
+    with subprocess.Popen(
+        command, cwd=repository, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("{" * 70_000)  # more than a pipe holds: it has begun to read
+        process.stdin.flush()
+        process.terminate()
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (143, "inferno optimize: interrupted\n")

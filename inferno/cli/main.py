@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -81,9 +82,13 @@ PACKAGES = ("twin", "loop", "emulator", "experiments")
 def program() -> NoReturn:
     """Be the installed command: run what the arguments say, and end the program."""
     try:
+        _hear_of_sigterm()
         code = main()
     except BrokenPipeError:
         code = _unread()
+    except KeyboardInterrupt as error:  # before a command runs; commands tell of their own
+        print("inferno: interrupted", file=sys.stderr)
+        code = _code_of(error)
     except OSError as error:  # where the help goes; commands tell of their own
         with suppress(OSError):
             print(f"inferno: {_of_system(error)}", file=sys.stderr)
@@ -91,9 +96,27 @@ def program() -> NoReturn:
     end_program(code)
 
 
+def _hear_of_sigterm() -> None:
+    """Let SIGTERM interrupt this program as Ctrl-C does, and a second one end it: what is finished
+    is told of, and process 1 of a container would not hear of it at all.
+    """
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt(number)
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _code_of(error: KeyboardInterrupt) -> int:
+    """Return the exit code of an interrupt: that of Ctrl-C, or as shells tell it of a signal."""
+    return 128 + error.args[0] if error.args else EXIT_INTERRUPTED
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 success, 1 failure, 2 bad input (one clear line),
-    130 interrupted.
+    130 interrupted (143 by SIGTERM).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if taken := _taken_name():
@@ -159,10 +182,10 @@ def _run(command: Command, options: Namespace) -> int:
         return EXIT_BAD_INPUT if isinstance(error, SpecError) else EXIT_FAILURE
     except BrokenPipeError:
         return _unread()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = "; what is finished is kept: --resume goes on" if "resume" in options else ""
         print(f"inferno {command.name}: interrupted{kept}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _code_of(error)
     except (OSError, UnicodeError, RecursionError, MemoryError) as error:
         if options.verbose:
             traceback.print_exc()
