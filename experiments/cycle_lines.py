@@ -10,9 +10,10 @@ from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import IO, Any, Literal, NamedTuple, overload
 from weakref import finalize
 
 from experiments.scores.changes import Desired, add_desired, begin_desired
@@ -210,7 +211,7 @@ class FileOfLines(CycleLines):
     def __init__(self, path: Path, *, mode: Literal["w+b", "rb"] = "w+b") -> None:
         super().__init__()
         self._file = path.open(mode)
-        finalize(self, self._file.close)
+        finalize(self, _close, self._file)
         self._begins = [0]
 
     def _keep(self, parts: Sequence[str]) -> None:
@@ -231,6 +232,12 @@ class FileOfLines(CycleLines):
 
     def __len__(self) -> int:
         return len(self._begins) - 1
+
+
+def _close(file: IO[bytes]) -> None:
+    # What has to be in it was flushed; a disk that is full was told of then.
+    with suppress(OSError):
+        file.close()
 
 
 class WrittenLines(FileOfLines):

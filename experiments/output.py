@@ -40,7 +40,8 @@ def whole_directory(out: Path) -> Iterator[Path]:
             raise NotADirectoryError(0, "a file of that name")
         scratch, lock = _own_scratch(parent, out)
     try:
-        yield scratch
+        with _named(out):
+            yield scratch
         with _writing(out):
             _move(scratch, out, exists=exists)
     finally:
@@ -142,10 +143,22 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a path beside *target* to write to; it becomes *target* when the block succeeds."""
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
     try:
-        yield part
+        with _named(target):
+            yield part
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Have errors that name no file (a write to one that is open, on a full disk) name *target*."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
+        raise
 
 
 def write_text(target: Path, text: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -37,7 +40,7 @@ class Spool:
         rows = rows.take(order)
         servers, first = np.unique(rows["server"], return_index=True)
         self._file.seek(self._end)
-        self._file.write(rows.data)
+        write_whole(self._file, rows)
         ends = [*first[1:].tolist(), len(rows)]
         for server, begin, end in zip(servers.tolist(), first.tolist(), ends, strict=True):
             place = self._end + begin * self._dtype.itemsize
@@ -53,6 +56,28 @@ class Spool:
         for place, count in self._parts.get(server, ()):
             rows = np.empty(count, self._dtype)
             self._file.seek(place)
-            read = self._file.readinto(rows.data.cast("B"))
-            assert read == rows.nbytes, f"expected {rows.nbytes} bytes of a spool, got {read}"
+            read_whole(self._file, rows)
             yield rows
+
+
+def write_whole(file: RawIOBase, array: Rows) -> None:
+    """Write all of *array*. Raise OSError if that cannot be: a file without a buffer takes what
+    there is room for, and says nothing of the rest.
+    """
+    rest = _bytes(array)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
+def read_whole(file: RawIOBase, array: Rows) -> None:
+    """Read all of *array*. Raise OSError if there is less."""
+    rest = _bytes(array)
+    while rest:
+        count = file.readinto(rest)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rest = rest[count:]
+
+
+def _bytes(array: Rows) -> memoryview:
+    return array.data.cast("B") if array.nbytes else memoryview(b"")

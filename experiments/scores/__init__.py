@@ -39,6 +39,7 @@ from experiments.scores.verdicts import (
     target_columns,
 )
 from loop.spec import SloTarget
+from twin.spool import read_whole, write_whole
 
 __all__ = ["cut_at", "score_requests"]
 
@@ -172,7 +173,7 @@ class _Latencies:
         """Append *values*."""
         self._counts[name] += values.size
         if self._files:
-            self._files[name].write(values.data)
+            write_whole(self._files[name], values)
         elif values.size:
             self._parts[name].append(values)
 
@@ -181,7 +182,7 @@ class _Latencies:
         if self._files:
             found = np.empty(end - begin)
             self._files[name].seek(begin * found.itemsize)
-            self._files[name].readinto(found.data.cast("B"))
+            read_whole(self._files[name], found)
             self._files[name].seek(0, os.SEEK_END)
             return found
         parts, first, found_parts = self._parts[name], self._counts[name], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import signal
 import sys
@@ -183,8 +184,7 @@ def _run(command: Command, options: Namespace) -> int:
     except BrokenPipeError:
         return _unread()
     except KeyboardInterrupt as error:
-        kept = "; what is finished is kept: --resume goes on" if "resume" in options else ""
-        print(f"inferno {command.name}: interrupted{kept}", file=sys.stderr)
+        print(f"inferno {command.name}: interrupted{_kept(options)}", file=sys.stderr)
         return _code_of(error)
     except (OSError, UnicodeError, RecursionError, MemoryError) as error:
         if options.verbose:
@@ -192,11 +192,18 @@ def _run(command: Command, options: Namespace) -> int:
         # A disk that is full, bytes that are no text, data nested or grown beyond all measure.
         if isinstance(error, OSError):
             text = _of_system(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                text += _kept(options)
         else:
             more = " ".join(str(error).split()) or "no more than that is known"
             text = f"{type(error).__name__}: {more}"
         print(f"inferno {command.name}: {text}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _kept(options: Namespace) -> str:
+    """Return what to tell of a command that ends before its time, if it can go on."""
+    return "; what is finished is kept: --resume goes on" if "resume" in options else ""
 
 
 def _unread() -> int:

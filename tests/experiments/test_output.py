@@ -4,11 +4,12 @@ work.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from experiments.output import require_writable, whole_directory, write_text
+from experiments.output import require_writable, whole_directory, whole_file, write_text
 from twin.spec import SpecError
 
 
@@ -49,6 +50,14 @@ def test_a_failed_work_leaves_no_new_directory(tmp_path: Path) -> None:
     with pytest.raises(BrokenError):
         write_and_break(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_names_no_file_is_told_of_the_one_it_was_for(tmp_path: Path) -> None:
+    """On a full disk: which of several it is, nobody could tell."""
+    for target, writing in ((tmp_path / "run", whole_directory), (tmp_path / "a", whole_file)):
+        with pytest.raises(OSError, match="No space left") as told, writing(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert told.value.filename == str(target)
 
 
 def test_a_second_writer_of_the_same_place_is_refused_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import pairwise
@@ -22,7 +25,7 @@ from experiments.sources import read_sources
 from loop.spec import SloTarget
 from tests.parts import first
 from twin.request import ROW, Outcome, Request, RequestLog
-from twin.spool import Spool
+from twin.spool import Spool, read_whole, write_whole
 
 SERVERS, MINUTES, REQUESTS = 4, 40, 1500
 END_S = MINUTES * MINUTE_S - 17.0
@@ -88,6 +91,24 @@ def test_nothing_in_a_file_is_nothing(tmp_path: Path) -> None:
     RequestLog(spool).settle(all_rows=True)
     assert spool.count(0) == 0
     assert list(spool.parts(0)) == []
+
+
+def test_rows_that_a_disk_has_no_room_for_are_an_error(tmp_path: Path) -> None:
+    """The system writes what fits and says nothing of the rest: percentiles were of what stood in
+    memory before.
+    """
+    rows, (soft, hard) = np.ones(100), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with tempfile.TemporaryFile(dir=tmp_path, buffering=0) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                write_whole(file, rows)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert file.seek(0, os.SEEK_END) == 500
+        file.seek(0)
+        with pytest.raises(OSError, match="Input/output error"):
+            read_whole(file, rows)
 
 
 @pytest.fixture(params=first(1, range(3)), ids=lambda seed: f"seed {seed}")
