@@ -24,6 +24,7 @@ from inferno.cli.command import (
     EXIT_OK,
     Command,
 )
+from inferno.cli.plain_signs import show_plainly
 
 # Each in a module of its name, which is imported when its name is asked for.
 NAMES = (
@@ -84,6 +85,7 @@ def program() -> NoReturn:
     """Be the installed command: run what the arguments say, and end the program."""
     try:
         _hear_of_sigterm()
+        show_plainly((sys.stdout, sys.stderr))
         code = main()
     except BrokenPipeError:
         code = _unread()
