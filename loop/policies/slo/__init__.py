@@ -139,7 +139,8 @@ class SloPolicy:
                     memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s, grown_from=None
                 )
         decision = self._decision(case, found, moved, asking=asking)
-        memories |= growth(case, decision.targets, found.infeasible)
+        if found.infeasible:
+            memories |= growth(case, decision.targets, found.infeasible)
         self._note(replace(case, memories=memories), decision, lasts=not moved)
         return decision, memories
 
