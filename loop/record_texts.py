@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # The ages of a view by its field, in the order in which they stand in a row.
 AGES = dict(zip(FIELDS, ("percentilesAgeS", "loadAgeS", "sampleAgeS"), strict=True))
 _ages = attrgetter(*AGES)
-_PARTS = 2 * len(AGES) + 1  # of a row with ages
+_PARTS = 2 * len(AGES) + 1  # of a row
 # No word of a line is this one, or they are written one by one.
 _BETWEEN = "\x1e"
 
@@ -57,17 +57,17 @@ def _estimate(view: ServerView | None) -> tuple[object, str] | None:
 
 
 class _Written:
-    """The texts of a server: its row, and its latency model ("": nothing is known of data)."""
+    """The texts of a server, each with a comma before it: its row, in parts without the ages
+    between, and its latency model (none: nothing is known of data).
+    """
 
-    __slots__ = ("model", "parts", "row", "told")
+    __slots__ = ("models", "parts", "told")
 
-    def __init__(self, told: _Told, row: str, model: str) -> None:
-        self.told, self.row, self.model = told, row, model
-        self.parts: tuple[str, ...] = ()
+    def __init__(self, told: _Told, row: str, models: list[str]) -> None:
+        self.told, self.parts, self.models = told, _without_ages("," + row), models
 
     def aged(self, view: ServerView) -> list[str]:
         """Return the parts of the row with the ages that *view* has."""
-        self.parts = self.parts or _without_ages(self.row)
         found = [""] * _PARTS
         found[::2] = self.parts
         found[1::2] = map(_text_of_age, _ages(view))
@@ -92,7 +92,7 @@ def _without_ages(row: str) -> tuple[str, ...]:
 
 
 class _Rows(NamedTuple):
-    """The rows of a line in parts, with commas between, and what they tell."""
+    """The rows of a line in parts, with their ages, and what they tell."""
 
     record: CycleRecord
     desired: Mapping[str, Change]
@@ -111,19 +111,12 @@ class _Rows(NamedTuple):
         )
 
     def aged(self, record: CycleRecord) -> _Rows:
-        """Return those of *record*, which are as these but for the ages. All of these have ages of
-        their own.
-        """
+        """Return those of *record*, which are as these but for the ages."""
         assert record.seen is not None, "it is older than these"
         parts, ages = self.parts.copy(), ages_of(record.seen.servers)
         for place, of_all in enumerate(zip(*ages, strict=True)):
-            parts[2 * place + 1 :: _PARTS + 1] = map(_text_of_age, of_all)
+            parts[2 * place + 1 :: _PARTS] = map(_text_of_age, of_all)
         return self._replace(record=record, parts=parts)
-
-    def have_ages(self) -> bool:
-        """Tell whether all rows are in parts with ages between."""
-        assert self.record.seen is not None
-        return len(self.parts) + 1 == (_PARTS + 1) * len(self.record.seen.servers)
 
 
 def _is_older(now: Snapshot | None, before: Snapshot | None) -> bool:
@@ -145,7 +138,7 @@ class RecordTexts:
         planned of its servers.
         """
         last = self._rows
-        if last is not None and last.is_as(record, desired) and last.have_ages():
+        if last is not None and last.is_as(record, desired):
             rows = last.aged(record)
         else:
             rows = self._rows_of(record, desired)
@@ -163,12 +156,9 @@ class RecordTexts:
         told = _told(record, desired)
         if self._write(told):
             self._taken = allocated(record, desired)
-        known = {name: self._known[name] for name in told}
-        rows = (
-            [one.row] if one.told is told[name] else one.aged(told[name].view)
-            for name, one in known.items()
-        )
-        models = ([one.model] for one in known.values() if one.model)
+        known = self._known
+        rows = (known[name].aged(one.view) for name, one in told.items())
+        models = (known[name].models for name in told)
         return _Rows(record, desired, _joined(rows), _joined(models))
 
     def _write(self, told: Mapping[str, _Told]) -> bool:
@@ -203,7 +193,7 @@ class RecordTexts:
         )
         each = iter(models)
         for (name, one), row in zip(new.items(), rows, strict=True):
-            before[name] = _Written(one, row, "" if one.data is None else next(each))
+            before[name] = _Written(one, row, [] if one.data is None else ["," + next(each)])
         gone = before.keys() - told.keys()
         for name in gone:
             del before[name]
@@ -247,9 +237,7 @@ _CUT = f',"\\u{ord(_BETWEEN):04x}",'
 
 
 def _joined(rows: Iterator[list[str]]) -> list[str]:
-    """Return the parts of all rows, with commas between."""
-    found: list[str] = []
-    for row in rows:
-        found += row
-        found.append(",")
-    return found[:-1]
+    """Return the parts of all rows, each of which begins with a comma, but the first."""
+    found = [part for row in rows for part in row]
+    found[:1] = [part[1:] for part in found[:1]]
+    return found
