@@ -11,7 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from loop.policies.slo import crowd
-from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
+from loop.policies.slo.forecast import (
+    Forecast,
+    History,
+    Series,
+    forecast,
+    steps_ahead,
+    with_samples,
+)
 from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.pace import Pace
 from loop.policies.slo.spread import Spread
@@ -51,7 +58,7 @@ class Foreseen:
     """
 
     bank: Bank
-    asked: tuple[Worth, float, float, float]
+    asked: tuple[Worth, float, int, float]
     found: Forecast
     paying_rpm: float
 
@@ -285,14 +292,14 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
     found, moved = {}, {}
     for name, one in asked.items():
         memory = found[name] = memories[name]
-        rate_rpm, lead_s = memory.replica_rpm, one.horizon.lead_s
-        by = (one.worth, one.worth.quantile(rate_rpm or one.load.rate_rpm), lead_s, rate_rpm)
+        rate_rpm, steps = memory.replica_rpm, steps_ahead(one.horizon.lead_s)
+        by = (one.worth, one.worth.quantile(rate_rpm or one.load.rate_rpm), steps, rate_rpm)
         last, bank = memory.foreseen, memory.history.bank
         if last is None or last.bank is not bank or last.asked != by:
             moved[name] = by
     made = forecast(
         [found[name].history for name in moved],
-        lead_s=[lead_s for _, _, lead_s, _ in moved.values()],
+        lead_s=[asked[name].horizon.lead_s for name in moved],
         quantile=[quantile for _, quantile, _, _ in moved.values()],
     )
     for (name, by), (ahead, history) in zip(moved.items(), made, strict=True):

@@ -236,6 +236,11 @@ class Forecast:
         return float(self.futures[min(int(quantile * len(self.futures)), len(self.futures) - 1)])
 
 
+def steps_ahead(lead_s: float) -> int:
+    """Return how many samples ahead *lead_s* is: all that a forecast depends on it by."""
+    return max(1, round(lead_s / STEP_S))
+
+
 @np.errstate(under="ignore")
 def forecast(
     histories: Sequence[History], *, lead_s: Sequence[float], quantile: Sequence[float]
@@ -252,7 +257,7 @@ def forecast(
         return []
     banks = [history.bank for history in histories if history.bank is not None]
     assert len(banks) == len(histories), "a sample was seen"
-    steps = [max(1, round(each / STEP_S)) for each in lead_s]
+    steps = [steps_ahead(each) for each in lead_s]
     seen = filters.ahead(banks, steps, halves=[one.halves for one in histories])
     together = zip(histories, seen, steps, quantile, strict=True)
     return [_forecast(history, one, each, share) for history, one, each, share in together]
