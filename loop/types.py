@@ -39,9 +39,11 @@ __all__ = [
     "WarningKind",
     "WhyKind",
     "ages_of",
+    "has_as_many_pods",
     "known_older",
     "one_pool",
     "only_older",
+    "only_pods_differ",
 ]
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
@@ -272,10 +274,13 @@ class ServerView(OfPools):
 AGES = ("percentiles_age_s", "load_age_s", "sample_age_s")
 Ages = tuple[float | None, float | None, float | None]
 _ages: Callable[[ServerView], Ages] = attrgetter(*AGES)
-_same_but_ages = same_in(
-    "load",  # differs most often
-    *(each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"}),
-)
+# What moves as pods come and go, and nothing else does.
+_PHASES = ("ready", "starting", "pending", "draining", "start_up_s")
+_kept = [each.name for each in fields(ServerView) if each.name not in {*AGES, "pods", "gauges"}]
+# Load first: it differs most often.
+_same_but_ages = same_in("load", *_kept)
+_same_but_pods = same_in("load", *(name for name in _kept if name not in _PHASES))
+_as_many_pods = same_in(*_PHASES)
 
 
 def only_older(view: ServerView, before: ServerView) -> bool:
@@ -283,6 +288,16 @@ def only_older(view: ServerView, before: ServerView) -> bool:
     change is the same object from one look to the next.
     """
     return _same_but_ages(view, before)
+
+
+def only_pods_differ(view: ServerView, before: ServerView) -> bool:
+    """Tell whether *view* is *before* some time later, but for pods that have come or gone."""
+    return _same_but_pods(view, before)
+
+
+def has_as_many_pods(view: ServerView, before: ServerView) -> bool:
+    """Tell whether *view* has as many pods in each phase as *before*, and these start as fast."""
+    return _as_many_pods(view, before)
 
 
 class Views(dict[str, ServerView]):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
-from loop.replacing import replacer
+from loop.replacing import replace, replacer
 from loop.types import (
     AGES,
     Ages,
@@ -114,8 +114,11 @@ class SimBackend:
             if before.get(name) is state and (labels is None or last[name].load == told):
                 views[name] = _later(last[name], state, now_s=now_s)
             elif labels is None:
-                load = _measured(state.window)
-                views[name] = _server_view(state, load=load, source="router", now_s=now_s)
+                view = _server_view(
+                    state, load=_measured(state.window), source="router", now_s=now_s
+                )
+                was = before.get(name)
+                views[name] = view if was is None else _with_known(view, last[name], state, was)
             else:
                 views[name] = _server_view(state, load=told, source="labels", now_s=now_s)
         self._states, self._views = states, Views(views, since=object())
@@ -163,6 +166,18 @@ def _measured(window: WindowFigures) -> Load | None:
         in_tokens=window.in_tokens or 0.0,
         out_tokens=window.out_tokens or 0.0,
     )
+
+
+def _with_known(
+    view: ServerView, last: ServerView, state: ServerState, was: ServerState
+) -> ServerView:
+    """Return *view*, which is of *state*, with what it has from the *last* one, which is of what
+    *was*: what does not change is the same object.
+    """
+    pools = last.pools if state.desired is was.desired else view.pools
+    if state.window is not was.window:
+        return replace(view, pools=pools)
+    return replace(view, pools=pools, load=last.load, latest=last.latest)
 
 
 def _latest(window: WindowFigures) -> Latest | None:

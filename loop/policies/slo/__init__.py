@@ -261,6 +261,8 @@ class SloPolicy:
         if not self._steady():
             return 0
         view, moved_s = case.snapshot.servers[name], case.memories[name].moved_s
+        if moved_s is None:
+            return 0
         start_up_s, now_s = case.start_up_s(name), case.snapshot.now_s
         still = settling(view, moved_s=moved_s, start_up_s=start_up_s, now_s=now_s)
         return view.wanted if still else 0

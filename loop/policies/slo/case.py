@@ -164,7 +164,9 @@ class Find(Protocol):
 class Case:
     """What is to be decided: held are the servers that nothing may be asked for, woken those that
     get their first replica; system has the margins of all classes. stays are filled with the
-    servers of which somebody asks how long they have stayed: that is another answer each second.
+    servers of which somebody asks how long they have stayed: that is another answer each second;
+    starts with those of which somebody asks how their pods start: of all others it is the same
+    which of their pods are ready.
     """
 
     snapshot: Snapshot
@@ -177,6 +179,7 @@ class Case:
     woken: Mapping[str, Target]
     shares: Mapping[str, float] = field(default_factory=dict)
     stays: set[str] = field(default_factory=set, compare=False)
+    starts: set[str] = field(default_factory=set, compare=False)
     easy: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def sized(self, *, bare_from: int | None = None, drains: bool = True) -> SystemData:
@@ -246,6 +249,7 @@ class Case:
         """Return how long a new pod of *name* takes to be ready, there where it is or on
         *accelerator*.
         """
+        self.starts.add(name)
         return _start_up_s(self.data, self.snapshot.servers[name], accelerator)
 
 

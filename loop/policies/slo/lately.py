@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from loop.replacing import replace
-from loop.types import only_older
+from loop.types import only_older, only_pods_differ
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -43,8 +43,8 @@ class Demanded(NamedTuple):
         )
 
     def again(self, view: ServerView, demand: Demand) -> Demand:
-        """Return *demand*, or the last one if that says the same of the same view: what follows
-        from it is known then.
+        """Return *demand*, or the last one if that says the same of a view that differs in pods
+        only, if at all: how the server is sized is known then.
         """
         last = self.demand
         same = (
@@ -54,7 +54,7 @@ class Demanded(NamedTuple):
             and last.coming == demand.coming
             and last.crowd == demand.crowd
         )
-        return last if same and only_older(view, self.view) else demand
+        return last if same and only_pods_differ(view, self.view) else demand
 
 
 class Told(NamedTuple):
@@ -108,7 +108,8 @@ class Lately:
 
     def servers_of(self, name: str, demand: Demand) -> dict[Part, ServerData]:
         """Return as what the optimizer knows *name* while *demand* is what is demanded of it: to be
-        filled. A demand that is the same object is of the same view and data.
+        filled. A demand that is the same object is of the same data, and of a view that differs in
+        pods only, if at all.
         """
         last = self._servers.get(name)
         if last is None or last[0] is not demand:

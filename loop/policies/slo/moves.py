@@ -85,12 +85,12 @@ class Move:
         return max(self.go.replicas, min(self.view.wanted, needed))
 
 
-def settling(view: ServerView, *, moved_s: float | None, start_up_s: float, now_s: float) -> bool:
+def settling(view: ServerView, *, moved_s: float, start_up_s: float, now_s: float) -> bool:
     """Tell whether the pods of the last move of *view* are still to come: none of its replicas is
     taken away before.
     """
     waits = view.starting > 0 or view.pending > 0
-    return waits and moved_s is not None and now_s - moved_s < SETTLED_AFTER * start_up_s
+    return waits and now_s - moved_s < SETTLED_AFTER * start_up_s
 
 
 def pays(move: Move, *, now_s: float, saving_min: float) -> bool:

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from loop.policies.slo.moves import MOMENT_S
-from loop.types import known_older, only_older
+from loop.types import has_as_many_pods, known_older, only_older
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loop.policies.slo.case import Case
     from loop.policies.slo.demand import Memory
     from loop.spec import SystemData
-    from loop.types import Decision, Snapshot
+    from loop.types import Decision, ServerView, Snapshot
 
 
 class Standing:
@@ -73,7 +73,8 @@ class _Decided(NamedTuple):
 
     def holds(self, case: Case) -> bool:
         """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
-        the same views, or nothing is and the views are only older. Of a time before nobody knows.
+        views that differ in pods only that nobody has asked for, or nothing is and the views are
+        only older. Of a time before nobody knows.
         """
         last, now, then = self.case, case.snapshot, self.case.snapshot
         return (
@@ -85,10 +86,16 @@ class _Decided(NamedTuple):
             and all(
                 case.memories[name] is last.memories[name]
                 and case.demands.get(name) is last.demands.get(name)
-                and (name in case.demands or only_older(view, then.servers[name]))
+                and self._stays(name, view, demanded=name in case.demands)
                 for name, view in now.servers.items()
             )
         )
+
+    def _stays(self, name: str, view: ServerView, *, demanded: bool) -> bool:
+        then = self.case.snapshot.servers[name]
+        if not demanded:
+            return only_older(view, then)
+        return name not in self.case.starts or has_as_many_pods(view, then)
 
     def is_of(self, snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory]) -> bool:
         """Tell whether it is of *snapshot* without a look at any server: the same servers are said
