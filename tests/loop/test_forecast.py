@@ -210,6 +210,17 @@ def test_a_fall_is_no_reason_to_plan_for_more(share: float) -> None:
         assert found.at(0.98) <= counted[:step].max()
 
 
+@pytest.mark.parametrize("before", [0.0, 2.0])
+def test_a_load_that_begins_is_known_at_once(before: float) -> None:
+    """Where next to nothing had come for long, it was a burst for six minutes, and then one that
+    may be anything for twenty.
+    """
+    found = followed(seen(np.repeat([before, 100.0], [50, 40])))[51:]
+    assert all(70.0 < one.now < 145.0 for one in found)
+    assert all(one.bursty < 0.5 for one in found)
+    assert max(one.stays_unsure for one in found[10:]) < 0.3
+
+
 def test_a_load_that_went_up_and_down_once_is_not_waited_for() -> None:
     """What it does next is told by what it does now: the errors of its only step planned for four
     fifths of it for half an hour.

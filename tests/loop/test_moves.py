@@ -82,6 +82,13 @@ def test_who_has_not_been_there_for_long_moves_for_much_only() -> None:
     assert pays(replace(MOVE, known_s=3000.0), now_s=1000.0, saving_min=0.1)
 
 
+def test_who_has_no_load_yet_waits_for_an_hour() -> None:
+    """An accelerator that is cheapest for nothing is not that for the load that comes then."""
+    idle = replace(MOVE, idle=True)
+    for known_s, moves in ((700.0, False), (3500.0, False), (3600.0, True)):
+        assert pays(replace(idle, known_s=known_s), now_s=7200.0, saving_min=0.05) is moves
+
+
 def test_a_saving_by_chance_of_the_present_load_is_none() -> None:
     """Here one replica more is needed at this very rate: a little less, and it is cheaper here."""
     go = replace(THERE, cost_cents_per_h=1000.0, rate_max_rpm=600.0)

@@ -42,6 +42,8 @@ HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
 WILD_FROM, WILD = 0.1, 0.5
 # That has to stay so: a load that has jumped once looks like one that may be anything for a while.
 UNSURE_S = 1200.0
+# A load that was never more than so much of what comes now begins: what was before tells nothing.
+NOTHING = 0.1
 # A load that is below so much of the highest that was seen may go back to that, but no higher.
 FALLEN = 0.6
 # A load returns if it has gone so often from above its mean to below it, or back, by so many
@@ -154,6 +156,12 @@ def with_samples(
     for place, (history, value) in enumerate(zip(histories, values, strict=True)):
         last = history.rates
         rates = last.with_sample(value, now_s=now_s)
+        begun = _begun(rates, window_s=window_s)
+        if begun is not None:
+            counting = chances[place] * poisson_noise(value, window_s) ** 2
+            bank = filters.first(value, counting=counting)
+            found.append(History(rates=begun, bank=bank, returning=begun, window_s=window_s))
+            continue
         anew = not last.values or rates.start_s > last.next_s
         steps = round((rates.next_s - last.next_s) / STEP_S)
         before = None if anew else history.before if steps == 0 else history.bank
@@ -183,6 +191,18 @@ def with_samples(
         for (place, _), bank in zip(some, banks, strict=True):
             found[place] = replace(found[place], bank=bank, halves=halves)
     return found
+
+
+def _begun(rates: Series, *, window_s: float) -> Series | None:
+    """Return *rates* from the last sample before the load began, if it has within the last
+    *window_s*: windows are not full of it yet; else None.
+    """
+    within = math.ceil(window_s / STEP_S - 1e-9)
+    before, value = rates.values[:-within], rates.values[-1]
+    if not before or value <= 0.0 or max(before) > NOTHING * value:
+        return None
+    dropped = len(before) - 1
+    return Series(rates.start_s + STEP_S * dropped, rates.values[dropped:])
 
 
 @made_quickly

@@ -59,7 +59,7 @@ class Move:
     cannot be served there); start_up_s how long new pods take; moved_s when it was moved last;
     known_s for how long its load has been seen; unsure how far nobody knows what that will be, 0 to
     1; spread the coefficient of variation of what it may be; rate_rpm what it is sized for, and
-    coming_rpm what comes now (0: not known).
+    coming_rpm what comes now (0: not known); idle that nothing is to come.
     """
 
     view: ServerView
@@ -72,6 +72,7 @@ class Move:
     coming_rpm: float = 0.0
     unsure: float = 0.0
     spread: float = 0.0
+    idle: bool = False
 
     @property
     def replicas(self) -> int:
@@ -106,7 +107,9 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
         return True
     if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
         return False
-    if move.known_s < LONG_S or move.unsure > UNSURE_MAX:
+    # Who has no load yet shows nothing of the one that it was given its accelerator for.
+    long_s = SOON_S if move.idle else LONG_S
+    if move.known_s < long_s or move.unsure > UNSURE_MAX:
         return False
     stayed_s = min(move.known_s, math.inf if move.moved_s is None else now_s - move.moved_s)
     if stayed_s < SOON_S:
@@ -214,6 +217,7 @@ def _move(case: Case, found: Found, home: Found, name: str) -> Move:
         coming_rpm=0.0 if asked is None else asked.coming.rate_rpm,
         unsure=0.0 if asked is None else asked.forecast.unsure,
         spread=0.0 if asked is None else _spread(asked),
+        idle=asked is not None and asked.load.rate_rpm <= 0.0,
     )
 
 
