@@ -318,9 +318,10 @@ class Records:
             written = self._file.write(line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 self._file.truncate(end)
+            error.filename = self._file.name  # the warning is to say which disk
             raise
 
 
