@@ -19,7 +19,8 @@ def write_checked(frame: pd.DataFrame, path: Path) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     digest = _digest(table.to_pandas())
     marked = table.replace_schema_metadata({**(table.schema.metadata or {}), _DIGEST: digest})
-    parquet.write_table(marked, path, write_page_checksum=True)
+    with path.open("wb") as file:  # Arrow opens no file whose name is not in UTF-8
+        parquet.write_table(marked, file, write_page_checksum=True)
 
 
 def read_checked(path: Path) -> pd.DataFrame:
@@ -27,7 +28,8 @@ def read_checked(path: Path) -> pd.DataFrame:
     bit that has flipped may leave a file that is read without a word, with other figures.
     """
     try:
-        table = parquet.read_table(path, page_checksum_verification=True)
+        with path.open("rb") as file:
+            table = parquet.read_table(file, page_checksum_verification=True)
         frame: pd.DataFrame = table.to_pandas()
     except _DAMAGE as error:
         raise ValueError(f"a damaged file ({type(error).__name__})") from None

@@ -162,9 +162,11 @@ def _named(target: Path) -> Iterator[None]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write the whole file or none."""
+    """Write the whole file or none. What is no text in it (names of files in another encoding) is
+    escaped.
+    """
     with whole_file(target) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_csv(target: Path, table: pd.DataFrame) -> None:

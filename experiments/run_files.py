@@ -104,7 +104,8 @@ def _write_files(result: RunResult, directory: Path) -> list[str]:
         with (directory / CYCLES).open("w", encoding="utf-8") as file:
             file.writelines(f"{text}\n" for text in result.cycles.texts())
     _write_requests(result, directory / REQUESTS)
-    pq.write_table(_table(result, result.pods), directory / PODS)
+    with (directory / PODS).open("wb") as file:
+        pq.write_table(_table(result, result.pods), file)
     write_json(directory / SUMMARY, result.summary)
     write_json(directory / RUN, _run_json(result))
     save_figure(_draw(_records(result)), directory / TIMELINE)
@@ -132,15 +133,17 @@ def _write_requests(result: RunResult, path: Path) -> None:
     that the run itself had in memory.
     """
     writer = None
-    for block in result.requests.blocks(len(result.names)):
-        for part in block.parts():
-            for begin in range(0, max(len(part["id"]), 1), PART_ROWS):
-                rows = rows_of(part, begin, begin + PART_ROWS)
-                table = _table(result, rows)
-                writer = writer or pq.ParquetWriter(path, table.schema)
-                writer.write_table(table)
-    assert writer is not None, "a run has a server"
-    writer.close()
+    # Arrow opens no file whose name is not in UTF-8, and that shows at the end of a run.
+    with path.open("wb") as file:
+        for block in result.requests.blocks(len(result.names)):
+            for part in block.parts():
+                for begin in range(0, max(len(part["id"]), 1), PART_ROWS):
+                    rows = rows_of(part, begin, begin + PART_ROWS)
+                    table = _table(result, rows)
+                    writer = writer or pq.ParquetWriter(file, table.schema)
+                    writer.write_table(table)
+        assert writer is not None, "a run has a server"
+        writer.close()
     pa.default_memory_pool().release_unused()
 
 
@@ -270,7 +273,7 @@ def _read_requests(path: Path, *, names: tuple[str, ...]) -> dict[str, Column]:
     times the memory that their columns have.
     """
     words = {"server": names, "outcome": tuple(_OUTCOMES)}
-    with _of_parquet(path), pq.ParquetFile(path) as file:
+    with _of_parquet(path), path.open("rb") as opened, pq.ParquetFile(opened) as file:
         kinds = {name: file.schema_arrow.field(name).type.to_pandas_dtype() for name in _READ}
         kinds |= {name: ROW[name] for name in words}
         rows = file.metadata.num_rows
@@ -290,8 +293,8 @@ def _read_requests(path: Path, *, names: tuple[str, ...]) -> dict[str, Column]:
 def _read_columns(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    with _of_parquet(path):
-        return pd.read_parquet(path)
+    with _of_parquet(path), path.open("rb") as file:
+        return pd.read_parquet(file)
 
 
 @contextmanager

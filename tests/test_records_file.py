@@ -58,7 +58,7 @@ def test_a_full_disk_is_an_error_at_each_record_and_none_at_the_end() -> None:
     """The driver makes a warning of it; a service that is told to stop succeeds all the same."""
     with Records(Path("/dev/full")) as records:
         for cycle in (1, 2):
-            with pytest.raises(OSError, match="No space left on device: .*/dev/full"):
+            with pytest.raises(OSError, match=r"No space left on device: .*/dev/full"):
                 records.add(record(cycle))
 
 

@@ -56,7 +56,8 @@ def page(*, title: str, body: str, data: object, script: str, more: Sequence[str
 
 def packed(text: str) -> str:
     """Return *text* compressed, in letters that cannot end the element that they stand in."""
-    return b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+    content = text.encode(errors="backslashreplace")  # names of files that are no text
+    return b64encode(gzip.compress(content, compresslevel=9, mtime=0)).decode()
 
 
 @cache

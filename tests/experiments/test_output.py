@@ -97,3 +97,9 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "1")
     write_text(tmp_path / "a.json", "2")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "2")]
+
+
+def test_what_is_no_text_is_written_escaped(tmp_path: Path) -> None:
+    """The name of a file in another encoding, in a report of an hour of runs."""
+    write_text(tmp_path / "a", "gr\udcc3\udcb6 ö")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == r"gr\udcc3\udcb6 ö"

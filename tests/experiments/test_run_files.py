@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_a_result_in_memory_can_be_written_later(
     _, out = written
     write_run(run(CONFIG), tmp_path / "again")
     assert (tmp_path / "again" / "summary.json").read_bytes() == (out / "summary.json").read_bytes()
+
+
+def test_a_run_is_written_where_a_name_is_no_text(
+    written: tuple[RunResult, Path], tmp_path: Path
+) -> None:
+    """Arrow opens no such file, which showed at the end of a run, and all of it was lost."""
+    result, _ = written
+    out = tmp_path / os.fsdecode(b"out\xff")
+    write_run(result, out)
+    assert len(read_run(out).requests["id"]) == len(result.requests["id"])
 
 
 @pytest.mark.parametrize("name", ["requests.parquet", "cycles.jsonl", "run.json", "summary.json"])

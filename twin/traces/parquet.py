@@ -28,19 +28,20 @@ def read_parquet(path: Path, form: Format | None) -> tuple[Columns, Format, bool
     columns tell, and whether their names alone told it. Raise SpecError.
     """
     try:
-        names = pq.read_schema(path).names
-        found, by_names = (form, False) if form else _recognised(str(path), names)
-        found = replace(found, lines=False) if found.lines else found
-        found = as_written(found, names)
-        missing = [name for name in found.columns if names.count(name) != 1]
-        if missing:
-            raise SpecError(
-                f"{path}: expected the columns {', '.join(found.columns)}, once each, found "
-                f"{', '.join(names)[:200]}"
-            )
-        further = (found.hashes, found.session, found.parent)
-        wanted = [*found.columns, *(name for name in further if name in names)]
-        table = pq.read_table(path, columns=list(dict.fromkeys(wanted)))
+        with path.open("rb") as file:  # Arrow opens none whose name is not in UTF-8
+            names = pq.read_schema(file).names
+            found, by_names = (form, False) if form else _recognised(str(path), names)
+            found = replace(found, lines=False) if found.lines else found
+            found = as_written(found, names)
+            missing = [name for name in found.columns if names.count(name) != 1]
+            if missing:
+                raise SpecError(
+                    f"{path}: expected the columns {', '.join(found.columns)}, once each, found "
+                    f"{', '.join(names)[:200]}"
+                )
+            further = (found.hashes, found.session, found.parent)
+            wanted = [*found.columns, *(name for name in further if name in names)]
+            table = pq.read_table(file, columns=list(dict.fromkeys(wanted)))
     except (OSError, pa.ArrowException) as error:
         raise SpecError(f"{path}: expected Parquet, found {unreadable(error)}") from None
     times_s, unit = _times(str(path), table[found.time], found)
