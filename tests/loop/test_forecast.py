@@ -210,6 +210,23 @@ def test_a_fall_is_no_reason_to_plan_for_more(share: float) -> None:
         assert found.at(0.98) <= counted[:step].max()
 
 
+def test_a_sure_load_that_falls_is_planned_for_where_it_is() -> None:
+    """It was planned for twice over for four minutes, with pods that had just been taken away."""
+    counted = seen(1440.0 * np.repeat([1.0, 0.4], [60, 20]))
+    for step, found in enumerate(followed(counted, quantile=0.98)[62:75], 63):
+        assert found.at(0.98) <= 1.15 * counted[step - 3 : step].max() + 1e-6
+
+
+def test_a_load_that_strays_may_come_back_from_a_fall() -> None:
+    """What it does next is no surer for having been low for a minute."""
+    counted = seen(_straying())
+    low = [k for k in range(60, 240) if counted[k] <= 0.6 * counted[k - 15 : k].max()]
+    found = followed(counted, quantile=0.98)
+    higher = [found[k].at(0.98) > 1.3 * counted[k - 2 : k + 1].max() for k in low]
+    assert len(low) > 20
+    assert np.mean(higher) > 0.5
+
+
 @pytest.mark.parametrize("before", [0.0, 2.0])
 def test_a_load_that_begins_is_known_at_once(before: float) -> None:
     """Where next to nothing had come for long, it was a burst for six minutes, and then one that

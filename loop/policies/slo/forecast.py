@@ -46,6 +46,9 @@ UNSURE_S = 1200.0
 NOTHING = 0.1
 # A load that is below so much of the highest that was seen may go back to that, but no higher.
 FALLEN = 0.6
+# One that was as sure as this, and has fallen so far within so many samples, for the first time,
+# is hardly higher than the highest of the last ones next.
+FELL_SURE, FELL_STEPS, LAST_STEPS, ABOVE = 0.5, 16, 3, 1.15
 # A load returns if it has gone so often from above its mean to below it, or back, by so many
 # standard deviations at least.
 CROSSINGS, WELL = 4, 0.5
@@ -287,8 +290,9 @@ def _forecast(
     history: History, seen: filters.Ahead, ahead: int, quantile: float
 ) -> tuple[Forecast, History]:
     values = history.rates.as_array()
+    fell = _fell(history, values)
     by_filters = Forecast(
-        futures=_no_higher_by_a_fall(seen.futures, values),
+        futures=_no_higher_by_a_fall(seen.futures, values, fell=fell),
         method="filters",
         now=seen.now,
         bursts=seen.bursts,
@@ -300,20 +304,37 @@ def _forecast(
         planned=history.planned.with_sample(by_filters.at(quantile), now_s=last_s),
         returning=history.returning.with_sample(_returning(values, ahead), now_s=last_s),
     )
-    best = _better(by_filters, history, values, ahead=ahead, quantile=quantile)
+    best = _better(by_filters, history, values, ahead=ahead, quantile=quantile, fell=fell)
     unsures = history.unsures.with_sample(best.unsure, now_s=last_s)
-    lately = unsures.latest(UNSURE_S)
-    best = replace(best, lately=sum(lately) / len(lately))
+    best = replace(best, lately=_lately(unsures))
     return best, replace(history, unsures=unsures)
 
 
-def _no_higher_by_a_fall(futures: Floats, values: Floats) -> Floats:
-    """Return *futures*, no higher than the highest of *values* if the last one is FALLEN from it.
+def _lately(unsures: Series) -> float:
+    """Return the mean of *unsures* over UNSURE_S; 0 if there is none."""
+    lately = unsures.latest(UNSURE_S)
+    return sum(lately) / len(lately) if lately else 0.0
+
+
+def _no_higher_by_a_fall(futures: Floats, values: Floats, *, fell: bool) -> Floats:
+    """Return *futures*, no higher than the highest of *values* if the last one is FALLEN from it,
+    and hardly higher than the last ones if a load that was sure *fell*.
 
     To filters a fall is as good a reason for a rise: their chance has no side. But all that it
-    tells is that the load may come back.
+    tells is that the load may come back, of one that has done so before.
     """
-    return np.minimum(futures, values.max()) if _fallen(values) else futures
+    if not _fallen(values):
+        return futures
+    most = float(values.max())
+    if fell:
+        most = min(most, ABOVE * float(values[-LAST_STEPS:].max()))
+    return np.minimum(futures, most)
+
+
+def _fell(history: History, values: Floats) -> bool:
+    """Tell whether a load that was sure has just fallen, and for the first time."""
+    sure = _lately(history.unsures) < FELL_SURE
+    return sure and _fallen(values[-FELL_STEPS:]) and not _returns(values)
 
 
 def _fallen(values: Floats) -> bool:
@@ -321,7 +342,13 @@ def _fallen(values: Floats) -> bool:
 
 
 def _better(
-    by_filters: Forecast, history: History, values: Floats, *, ahead: int, quantile: float
+    by_filters: Forecast,
+    history: History,
+    values: Floats,
+    *,
+    ahead: int,
+    quantile: float,
+    fell: bool,
 ) -> Forecast:
     """Return what was best in the past, of *by_filters* and of what needs the whole history."""
     planned = history.planned.as_array()
@@ -346,7 +373,7 @@ def _better(
             least = loss
             counting = poisson_noise(by_filters.now, history.window_s) ** 2
             futures = float(made[-1]) + _without_counting(errors, counting=counting)
-            futures = _no_higher_by_a_fall(np.maximum(futures, 0.0), values)
+            futures = _no_higher_by_a_fall(np.maximum(futures, 0.0), values, fell=fell)
             best = replace(by_filters, futures=futures, method=name)
     return best
 
