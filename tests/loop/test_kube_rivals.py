@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loop.backends.kube.read import Server, Servers, assign
 from loop.backends.kube.rivals import (
     QUIET_S,
     REVERSALS_MAX,
@@ -11,8 +12,9 @@ from loop.backends.kube.rivals import (
     Rivals,
     read_autoscalers,
     rival_notes,
+    taken_over_notes,
 )
-from tests.loop.kube_objects import Json, read
+from tests.loop.kube_objects import Json, alive, pod, read
 
 
 def autoscaler(
@@ -58,6 +60,24 @@ def test_what_has_made_a_deployment_and_what_scales_that_are_named() -> None:
     maker, scaled = rival_notes([one], read_autoscalers(found, told=[]))
     assert maker.startswith("s1: VLLMRuntime infer/chat has made it, and may undo what is asked")
     assert scaled.startswith("s1: HorizontalPodAutoscaler infer/hpa scales it too")
+
+
+def test_a_template_that_another_controller_has_taken_over_is_told() -> None:
+    """A Rollout that refers to a Deployment scales it to zero: its server had no load, and nobody
+    said where that was.
+    """
+    of_it = {"kind": "ReplicaSet", "name": "dep1-6c8b", "controller": True}
+    theirs = pod("x")
+    theirs["metadata"] |= {"labels": {"app": "dep1"}, "ownerReferences": [of_it]}
+    other = pod("y", of="else")
+    other["metadata"] |= {"labels": {"app": "else"}, "ownerReferences": [of_it]}
+    mine, unowned = assign([read(replicas=0)], alive(theirs, other))
+    assert not mine
+    servers = {"s1": Server(deployment=read(replicas=0), pods=())}
+    (line,) = taken_over_notes(Servers(by_name=servers, unowned=tuple(unowned)))
+    assert line.startswith("s1: it has no pods, and 1 that its selector matches (dep1-")
+    busy = {"s1": Server(deployment=read(), pods=alive(pod("z")))}
+    assert taken_over_notes(Servers(by_name=busy, unowned=tuple(unowned))) == []
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ from loop.backends.kube.rivals import (
     Rivals,
     read_autoscalers,
     rival_notes,
+    taken_over_notes,
 )
 from loop.backends.kube.settings import CLOCKS_S_MAX, KubeSettings
 from loop.backends.kube.views import Sight, engines_notes, models_notes, server_view, unseen_notes
@@ -610,6 +611,7 @@ class KubeBackend:
                 if model
             ),
             *rival_notes([one.deployment for one in servers.by_name.values()], self._autoscalers),
+            *taken_over_notes(servers),
             *(budget_note(name, one) for name, one in budgets.items()),
             *self._others,
             *engines_notes(figures),

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loop.backends.kube.read import Deployment, as_text, each_read
+from loop.backends.kube.read import Deployment, Pod, Servers, as_text, each_read
+from loop.backends.kube.scheduling import selects
 from loop.replacing import replace
 from loop.types import Why
 
@@ -85,6 +86,28 @@ def rival_notes(deployments: Sequence[Deployment], found: Iterable[Autoscaler]) 
         for other in by_target[one.namespace, target]
     ]
     return list(dict.fromkeys(lines))
+
+
+def taken_over_notes(servers: Servers) -> list[str]:
+    """Return a line for each server without pods where those that its selector matches are of
+    another controller, which may have taken its template over (a Rollout of Argo).
+    """
+    spaces: dict[str, list[Pod]] = defaultdict(list)
+    for pod in servers.unowned:
+        if pod.others:
+            spaces[pod.namespace].append(pod)
+    lines = []
+    for name, server in servers.by_name.items():
+        if server.pods or not spaces:
+            continue
+        one = server.deployment
+        of = [pod.name for pod in spaces[one.namespace] if selects(one.selector, pod.labels)]
+        if of:
+            lines.append(
+                f"{name}: it has no pods, and {len(of)} that its selector matches ({min(of)}) are "
+                "of another controller (a Rollout?): what these do is not counted"
+            )
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
