@@ -171,7 +171,7 @@ def plot_sweep(directory: Path, form: Form) -> list[Path]:
     """
     from experiments.sweep_figures import save_sweep_figures
 
-    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory, form)
+    return save_sweep_figures(read_results(directory / RESULTS_PARQUET), directory, form)
 
 
 def simulate_row(planned: PlannedRun) -> Row:
@@ -186,7 +186,7 @@ def simulate_row(planned: PlannedRun) -> Row:
 
 def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[str, Row]:
     if (out / RESULTS_PARQUET).exists():
-        _read_results(
+        read_results(
             out / RESULTS_PARQUET
         )  # it is written anew, but damage must not pass unnoticed
     return load_rows(out / ROWS, runs)
@@ -231,11 +231,15 @@ def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Pa
         console.print(f"its traceback is in {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _read_results(path: Path) -> pd.DataFrame:
+def read_results(path: Path) -> pd.DataFrame:
+    """Return the results of a sweep in *path*. Raise SpecError, one line, for another file, one
+    that is damaged, and one of a version that writes other columns.
+    """
     from experiments.checked_parquet import read_checked
+    from experiments.tables import NEEDED
 
     try:
-        return read_checked(path)
+        results = read_checked(path)
     except (OSError, ValueError) as error:
         what = (
             "nothing"
@@ -243,6 +247,13 @@ def _read_results(path: Path) -> pd.DataFrame:
             else " ".join(str(error).split())[:100]
         )
         raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
+    missing = sorted(NEEDED - set(results.columns))
+    if missing:
+        raise SpecError(
+            f"{path}: expected the results of a sweep as this version writes them, found no "
+            f"{', '.join(missing)}; delete it and repeat the sweep with --resume"
+        )
+    return results
 
 
 def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:

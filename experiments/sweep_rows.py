@@ -30,6 +30,9 @@ TIMINGS = (
     "requests_per_cpu_s",
 )  # these depend on the machine: leave them out of comparisons
 
+_SETTINGS = frozenset(
+    {"run_id", "scenario", "policy", "alpha", "interval_s", "period_s", "hours", "seed", "error"}
+)
 _FORMAT = 1
 
 
@@ -120,12 +123,28 @@ def _load_row(path: Path) -> Row:
                 "delete it to repeat its run"
             )
         row = content["row"]
-        if row["run_id"] == path.stem:
-            return dict(row)
+        if row.get("run_id") == path.stem:
+            return _as_now(row, path)
     raise SpecError(
         f"{path}: expected a finished run as it was written, found a damaged file; delete it to "
         "repeat its run"
     )
+
+
+def _as_now(row: Row, path: Path) -> Row:
+    """Return *row*. Raise SpecError if a version wrote it that had other columns; the fewest GPUs
+    of a load have no scores.
+    """
+    from experiments.tables import NEEDED
+
+    scored = not row.keys().isdisjoint(NEEDED - _SETTINGS)
+    missing = sorted((NEEDED if scored else _SETTINGS) - row.keys())
+    if missing:
+        raise SpecError(
+            f"{path}: expected a run as this version writes it, found no {', '.join(missing)}; "
+            "delete it to repeat its run"
+        )
+    return dict(row)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

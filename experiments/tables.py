@@ -47,6 +47,10 @@ COLUMNS = (
     Column(name="offered_out_tokens", heading="tok.\nout", form=".0f", plain=True),
     Column(name="requests_per_cpu_s", heading="reqs/\nCPU s", form=",.0f", plain=True),
 )
+# What tables and figures of a sweep are made of.
+NEEDED = frozenset(
+    {*CELL, "run_id", "hours", "seed", "error", *(column.name for column in COLUMNS)}
+)
 OBJECTIVES = ("slo_ttft_ms", "slo_itl_ms", "slo_tps")
 RUN_COLUMNS = (
     Column(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True),
@@ -136,18 +140,19 @@ def print_table(console: Console, table: Table) -> None:
 def run_table(summary: Mapping[str, Any]) -> Table:
     """Return the scores of one run (its summary): a line per server, and the overall ones.
 
-    A server without a target has no share within it: every request would count as met.
+    A server without a target has no share within it: every request would count as met. A score
+    that the version did not know that wrote the summary is a dash.
     """
     headings = ("\nserver", *(column.heading for column in RUN_COLUMNS))
     table = _table("the scored part of the run", headings)
     for name, scores in (*summary["servers"].items(), ("overall", summary)):
         if name == "overall":
             table.add_section()
-        aimed = name == "overall" or any(scores[slo] for slo in OBJECTIVES)
+        aimed = name == "overall" or any(scores.get(slo) for slo in OBJECTIVES)
         table.add_row(
             name,
             *(
-                _figure(scores[column.name] if aimed or not column.share else None, column)
+                _figure(scores.get(column.name) if aimed or not column.share else None, column)
                 for column in RUN_COLUMNS
             ),
         )

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import pandas as pd
-
-from experiments.checked_parquet import read_checked
 from experiments.compare.report import DIFFERENCES_CSV
 from experiments.output import require_replaceable, write_text
 from experiments.replay import continued, read_cycles
 from experiments.run import CYCLES
 from experiments.run_files import RUN
-from experiments.sweep import RESULTS_CSV, RESULTS_PARQUET
+from experiments.sweep import RESULTS_CSV, RESULTS_PARQUET, read_results
 from experiments.versions import package_version
 from inferno.web.charts import Section, Table
 from inferno.web.from_records import timeline_of_records
@@ -72,7 +69,7 @@ def report_of(paths: Sequence[Path], *, title: str = "") -> Report:
                 timelines.append(thinned(runs[-1].timeline))
                 sections.append(run_section(runs[-1]))
             case "sweep":
-                results = _read_sweep(path / RESULTS_PARQUET)
+                results = read_results(path / RESULTS_PARQUET)
                 sections.append(sweep_section(results, path, title=name))
             case "comparison":
                 sections.append(comparison_section(path, title=name))
@@ -145,14 +142,6 @@ def _nothing(path: Path) -> str:
     )
     found = "none of them" if path.is_dir() else "no such file or directory"
     return f"{path}: expected a directory with {wanted}, found {found}"
-
-
-def _read_sweep(path: Path) -> pd.DataFrame:
-    try:
-        return read_checked(path)
-    except (OSError, ValueError) as error:
-        what = " ".join(str(error).split())[:100]
-        raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
 
 
 def _recorded(path: Path, name: str) -> Timeline:

@@ -16,11 +16,12 @@ import pytest
 from rich.console import Console
 
 from experiments import RunConfig, SweepConfig, run, sweep
+from experiments.checked_parquet import read_checked, write_checked
 from experiments.config import SAMPLE_DATA
 from experiments.executor import LocalProcesses
 from experiments.figures import SCREEN, Form
 from experiments.sweep import plan, sweep_to_directory
-from experiments.sweep_rows import TIMINGS
+from experiments.sweep_rows import TIMINGS, load_rows, save_row
 from inferno.cli.plot import plot_directory
 from tests.experiments.sweep_work import InterruptAfter, fail_on_seed_two, refuse
 from twin.spec import SpecError
@@ -226,6 +227,21 @@ def test_a_damaged_table_is_told_in_a_line(few: tuple[pd.DataFrame, Path], tmp_p
     with pytest.raises(SpecError, match=r"results\.parquet"):
         sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     with pytest.raises(SpecError, match=r"results\.parquet"):
+        plot_directory(tmp_path, SCREEN)
+
+
+def test_results_of_another_version_are_told_in_a_line(
+    few: tuple[pd.DataFrame, Path], tmp_path: Path
+) -> None:
+    """What it did not write yet was a traceback, as tables were made of all that had run."""
+    shutil.copytree(few[1], tmp_path, dirs_exist_ok=True)
+    table, rows, planned = tmp_path / "results.parquet", tmp_path / "runs", plan(FEW)[0]
+    row = load_rows(rows, [planned])[planned.run_id]
+    save_row(rows, planned, {name: row[name] for name in row if name != "offered_rpm"})
+    with pytest.raises(SpecError, match="found no offered_rpm; delete it to repeat its run"):
+        load_rows(rows, [planned])
+    write_checked(read_checked(table).drop(columns="offered_rpm"), table)
+    with pytest.raises(SpecError, match="found no offered_rpm; delete it and repeat the sweep"):
         plot_directory(tmp_path, SCREEN)
 
 
