@@ -36,13 +36,13 @@ FULL = tuple(pod_view(f"p{i}", running=8, max_batch=12, kv_usage=0.96) for i in 
 EMPTY = pod_view("new", running=3, max_batch=12, kv_usage=0.05)
 TOKENS = 1200.0  # that each of them holds
 SEEN = Crowd(TOKENS, 100.0, 2, 100.0, 3000.0)
-# Of the 120 s of both pods, 0.3 for so many times 1,200 tokens.
+# Of the 120 s of both pods, 0.45 for so many times 1,200 tokens.
 (BETA_MS,) = {perf.beta_ms for (_, accelerator), perf in PERFS.items() if accelerator == "H100"}
-LOST = round(0.3 * 120_000.0 / (TOKENS * BETA_MS))
+LOST = round(0.45 * 120_000.0 / (TOKENS * BETA_MS))
 
 
 def seen(**fields: object) -> ServerView:
-    """Return a server of two full pods that compute again for three tenths of their time."""
+    """Return a server of two full pods that compute again for nearly half of their time."""
     told = {"model": MODEL, "preemptions": LOST, "running": 16, "pods": FULL, **fields}
     return server_view(**told)
 
@@ -81,6 +81,7 @@ def test_full_caches_in_which_work_is_lost_again_say_what_a_request_holds() -> N
         {"pods": tuple(replace(pod, sample_age_s=None) for pod in FULL)},
         {"pods": tuple(replace(pod, phase="draining") for pod in FULL)},
         {"pods": tuple(replace(pod, max_batch=8) for pod in FULL)},
+        {"pods": (*FULL, EMPTY, EMPTY)},
     ],
 )
 def test_nothing_is_learnt_of_few_losses_of_full_batches_or_of_what_nobody_told(

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     Perfs = Mapping[tuple[str, str], Perf]
 
-# Such a share of the time of pods whose cache is so full goes into what is computed again, so often
-# in a row. Where prompts are short, or few lose their place, that costs less than a smaller batch.
+# Such a share of the time of all ready pods goes into what is computed again in those whose cache
+# is so full, so often in a row. Where prompts are short, or few lose their place, that costs less
+# than a smaller batch; and a cache that is full among many that are not has the longest requests,
+# and says nothing of the others: by that, each smaller batch would be followed by a smaller one.
 WASTED, FULL, SAMPLES = 0.25, 0.6, 2
 ROOM = 1.25
 # How long it is remembered after the last time, for engines change, too; and of the tokens of
@@ -92,13 +94,14 @@ def batch_within(data: SystemData, server: ServerData, accelerator: str) -> floa
 
 
 def _held(view: ServerView, perfs: Perfs, *, window_s: float) -> float | None:
-    """Return how many tokens a request holds in pods whose cache is full, if too much of their time
-    goes into what is computed again.
+    """Return how many tokens a request holds in pods whose cache is full, if too much of the time
+    of all goes into what is computed again in these.
     """
     if not view.preemptions:
         return None
-    held, running, again_ms, full = 0.0, 0, 0.0, 0
+    held, running, again_ms, full, ready = 0.0, 0, 0.0, 0, 0
     for pod in view.pods:
+        ready += pod.phase == "ready"
         # While a server moves, pods are on several accelerators.
         perf = perfs.get((view.model, pod.accelerator))
         if perf is not None and perf.kv_tokens is not None and _is_full(pod):
@@ -110,7 +113,7 @@ def _held(view: ServerView, perfs: Perfs, *, window_s: float) -> float | None:
         return None
     tokens = held / running
     again_ms *= view.preemptions / full * tokens
-    return tokens if again_ms >= WASTED * 1000.0 * window_s * full else None
+    return tokens if again_ms >= WASTED * 1000.0 * window_s * ready else None
 
 
 def _is_full(pod: PodView) -> bool:
