@@ -48,7 +48,7 @@ TWICE = 2.0
 # Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
 AHEAD_IN = 0.7
 # A load that varies so much within a window has bursts that come back for sure.
-RESTLESS = 0.6
+RESTLESS = 0.9
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 # What a level and its slope move by in a step, as shares of what it usually is, from a load that
-# stays to one that may be anything next; and the logarithm of the weight before anything is seen: a
-# wild load has to show that it is.
+# stays to one that may be anything next; how much of its way to its mean it goes back; and the
+# logarithm of the weight before anything is seen: a wild load has to show that it is.
 MOVES = (
-    (0.002, 0.0, 0.0),
-    (0.02, 0.0, 0.0),
-    (0.06, 0.0, -1.0),
-    (0.2, 0.0, -3.0),
-    (0.35, 0.0, -4.0),
-    (0.005, 0.003, 0.0),
-    (0.01, 0.01, -1.0),
-    (0.03, 0.03, -2.0),
+    (0.002, 0.0, 0.0, 0.0),
+    (0.02, 0.0, 0.0, 0.0),
+    (0.06, 0.0, 0.0, -1.0),
+    (0.2, 0.0, 0.0, -3.0),
+    (0.35, 0.0, 0.0, -4.0),
+    (0.3, 0.0, 0.1, -3.0),
+    (0.005, 0.003, 0.0, 0.0),
+    (0.01, 0.01, 0.0, -1.0),
+    (0.03, 0.03, 0.0, -2.0),
 )
 # How much a window has more or less than its level, as a share of what that usually is, beside what
 # counting adds; and the logarithm of the first weight.
@@ -48,20 +49,30 @@ WEIGHT_MIN = -12.0  # the logarithm of the least weight, where the greatest is 1
 # Of what a load usually is, and of what counting is by, after a step. What a load that wanders
 # moves by is a share of the first: where it is low, it rises again as far as it fell.
 USUAL_KEPT, LEVEL_KEPT = 0.9, 0.8
+MEAN_KEPT = 0.98  # of the weight of a sample in the mean that a load goes back to
 OVERLAP = (
     1.5  # the variance of counts of windows that share half of their time, to independent ones
 )
 FIRST_LEVEL, FIRST_SLOPE = 0.02, 0.005  # how far a load may be from its first sample, as a share
 
+# Loads rise farther than they fall: what may come is lognormal above a floor so far below zero, as
+# a share of what the load usually is. Bursts about a level are hardly so. LEAST is how far a load
+# is above its floor at least.
+FLOOR, FLOOR_BURSTS, LEAST = 0.5, 6.0, 0.05
 POINTS = 9  # equally likely points of each filter
 FUTURES = 48
 NEGLIGIBLE = 1e-3  # a share of the weights
 
-_LEVEL_MOVES = np.array([level for level, _, _ in MOVES for _ in BURSTS])
-_SLOPE_MOVES = np.array([slope for _, slope, _ in MOVES for _ in BURSTS])
+_LEVEL_MOVES = np.array([level for level, _, _, _ in MOVES for _ in BURSTS])
+_SLOPE_MOVES = np.array([slope for _, slope, _, _ in MOVES for _ in BURSTS])
+_RETURNS = np.array([back for _, _, back, _ in MOVES for _ in BURSTS])
+_STAYS = 1.0 - _RETURNS
 _BURSTS = np.array([burst for _ in MOVES for burst, _ in BURSTS])
+_FLOORS = FLOOR + FLOOR_BURSTS * _BURSTS
 _WILD = _LEVEL_MOVES >= WILD
-_FIRST_WEIGHTS = np.array([of_move + of_burst for _, _, of_move in MOVES for _, of_burst in BURSTS])
+_FIRST_WEIGHTS = np.array(
+    [of_move + of_burst for _, _, _, of_move in MOVES for _, of_burst in BURSTS]
+)
 _NORMAL = np.array([NormalDist().inv_cdf((rank + 0.5) / POINTS) for rank in range(POINTS)])
 _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
 
@@ -106,7 +117,8 @@ _MOVES = {halves: Moves.of(halves=halves) for halves in (False, True)}
 class Bank:
     """What each filter estimates of a load [any unit], arrays of one value a filter: its level, its
     slope a step, their variances and covariance, and the logarithm of its weight. typical is the
-    level that counting is by, usual the one that moves and bursts are shares of.
+    level that counting is by, usual the one that moves and bursts are shares of; mean is that of
+    the samples, by their weights, whose sum is counted.
     """
 
     level: Floats
@@ -117,6 +129,8 @@ class Bank:
     weight: Floats
     typical: float
     usual: float
+    mean: float
+    counted: float
 
     @property
     def columns(self) -> tuple[Floats, ...]:
@@ -142,6 +156,8 @@ class Bank:
             self.weight,
             self.typical * times,
             self.usual * times,
+            self.mean * times,
+            self.counted,
         )
 
 
@@ -158,6 +174,8 @@ def first(value: float, *, counting: float) -> Bank:
         weight=_FIRST_WEIGHTS,
         typical=typical,
         usual=typical,
+        mean=value,
+        counted=1.0,
     )
 
 
@@ -180,10 +198,13 @@ def followed(
     )
     # Powers by Python and not by numpy: they differ in the last digit now and then.
     scale = _column([bank.usual**2 for bank in banks])
+    back = _RETURNS * _column([bank.mean for bank in banks])
     for _ in range(steps):
-        level = level + moves.added * slope
-        further = cov + moves.added * slope_var
-        level_var = level_var + (moves.added * (cov + further) + scale * moves.level_var)
+        level = _STAYS * level + moves.added * slope + back
+        further = _STAYS * cov + moves.added * slope_var
+        level_var = _STAYS * (_STAYS * level_var + moves.added * cov) + (
+            moves.added * further + scale * moves.level_var
+        )
         cov = moves.left * further + scale * moves.cov
         slope, slope_var = moves.left * slope, moves.left**2 * slope_var + scale * moves.slope_var
     typical = [
@@ -193,6 +214,11 @@ def followed(
     usual = [
         max(USUAL_KEPT * bank.usual + (1.0 - USUAL_KEPT) * value, 1.0)
         for bank, value in zip(banks, values, strict=True)
+    ]
+    counted = [MEAN_KEPT * bank.counted + 1.0 for bank in banks]
+    mean = [
+        bank.mean + (value - bank.mean) / count
+        for bank, value, count in zip(banks, values, counted, strict=True)
     ]
     error = _column(values) - level
     expected = level_var + _column(counting) + (_BURSTS * _column(usual)) ** 2
@@ -207,7 +233,7 @@ def followed(
         slope_var - slope_gain * cov,
         np.maximum(weight - weight.max(axis=1, keepdims=True), WEIGHT_MIN),
     )
-    return [Bank(*each) for each in zip(*columns, typical, usual, strict=True)]
+    return [Bank(*each) for each in zip(*columns, typical, usual, mean, counted, strict=True)]
 
 
 def _column(values: Sequence[float]) -> Floats:
@@ -238,16 +264,23 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]
     )
     shares = np.exp(weight)
     shares = shares / shares.sum(axis=1, keepdims=True)
-    reaches, moved = zip(*map(_reached, steps, [_MOVES[each] for each in halves]), strict=True)
-    reach = np.array(reaches)
+    reaches, moved, stays = zip(
+        *map(_reached, steps, [_MOVES[each] for each in halves]), strict=True
+    )
+    reach, stay = np.array(reaches), np.array(stays)
     scale = _column([bank.usual**2 for bank in banks])
-    variance = level_var + 2.0 * reach * cov + reach * reach * slope_var
+    variance = stay * (stay * level_var + 2.0 * reach * cov) + reach * reach * slope_var
     variance = variance + scale * (np.array(moved) + _BURSTS**2)
-    deviation, middle = np.sqrt(variance)[:, None, :], (level + reach * slope)[:, None, :]
+    back = (1.0 - stay) * _column([bank.mean for bank in banks])
+    deviation, middle = (
+        np.sqrt(variance)[:, None, :],
+        (stay * level + reach * slope + back)[:, None],
+    )
     # Filters of next to no weight come last, and are cut off; those of none anywhere are left out.
     kept = shares > NEGLIGIBLE
     some = np.flatnonzero(kept.any(axis=0))
-    points = _NORMAL[:, None] * deviation[:, :, some] + middle[:, :, some]
+    usual = _column([bank.usual for bank in banks])[:, :, None]
+    points = _skewed(deviation[:, :, some], middle[:, :, some], _FLOORS[some] * usual, usual)
     points = np.where(kept[:, None, some], points, np.inf).reshape(len(banks), -1)
     order = np.argsort(points, axis=1, kind="stable")
     points = np.take_along_axis(points, order, axis=1)
@@ -262,19 +295,33 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]
     return found
 
 
-@lru_cache(maxsize=64)
-def _reached(steps: int, moves: Moves) -> tuple[Floats, Floats]:
-    """Return how far a slope of 1 leads by each filter in so many *steps*, and what variance its
-    *moves* add on the way, as a share of the square of what the load usually is.
+def _skewed(deviation: Floats, middle: Floats, floor: Floats, usual: Floats) -> Floats:
+    """Return POINTS equally likely points about each *middle*: lognormal ones above -*floor*, with
+    that as their median. *usual*: what the load usually is.
     """
-    reach, left = np.zeros(len(_BURSTS)), np.ones(len(_BURSTS))
+    above = np.maximum(middle + floor, LEAST * usual)
+    wide = np.sqrt(np.log1p((deviation / above) ** 2))
+    found: Floats = above * np.exp(_NORMAL[:, None] * wide) - floor
+    return found
+
+
+@lru_cache(maxsize=64)
+def _reached(steps: int, moves: Moves) -> tuple[Floats, Floats, Floats]:
+    """Return how far a slope of 1 leads by each filter in so many *steps*, what variance its
+    *moves* add on the way, as a share of the square of what the load usually is, and how much of
+    what a level is off its mean is left.
+    """
+    reach, left, stay = np.zeros(len(_BURSTS)), np.ones(len(_BURSTS)), np.ones(len(_BURSTS))
     moved, cov, slope_var = (np.zeros(len(_BURSTS)) for _ in range(3))
     for _ in range(steps):
-        reach, left = reach + moves.added * left, moves.left * left
-        further = cov + moves.added * slope_var
-        moved = moved + (moves.added * (cov + further) + moves.level_var)
+        reach, left = _STAYS * reach + moves.added * left, moves.left * left
+        stay = _STAYS * stay
+        further = _STAYS * cov + moves.added * slope_var
+        moved = _STAYS * (_STAYS * moved + moves.added * cov) + (
+            moves.added * further + moves.level_var
+        )
         cov, slope_var = (
             moves.left * further + moves.cov,
             moves.left**2 * slope_var + moves.slope_var,
         )
-    return reach, moved
+    return reach, moved, stay

@@ -53,6 +53,9 @@ FELL_SURE, FELL_STEPS, LAST_STEPS, ABOVE = 0.5, 16, 3, 1.15
 # standard deviations at least.
 CROSSINGS, WELL = 4, 0.5
 RETURNS_FROM = 40  # samples that tell where an unsure load goes back to; with fewer, it stays
+# Of a load that was more unsure than this for long, what it went back to says too little of how far
+# it may rise: the filters that go back know that, too.
+RETURNS_SURE = 0.5
 
 # A season is a lag at which the history repeats itself: by this correlation, seen this often.
 SEASON_CORRELATION, SEASON_CYCLES, SEASON_STEPS_MIN = 0.6, 2.5, 8
@@ -272,9 +275,9 @@ def forecast(
     planned.
 
     quantile: 0 to 1, the share of futures that are to be no higher. The filters are taken unless
-    the highest of the last minutes (of a load in bursts), what the load goes back to (of an unsure
-    one), or what was a season ago, has done better: by the mean pinball loss at *quantile* over the
-    past (Koenker & Bassett 1978), with the errors that it had.
+    the highest of the last minutes (of a load in bursts), what the load goes back to (of one that
+    has just become unsure), or what was a season ago, has done better: by the mean pinball loss at
+    *quantile* over the past (Koenker & Bassett 1978), with the errors that it had.
     """
     if not histories:
         return []
@@ -362,7 +365,8 @@ def _better(
     )
     past = _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM)
     told = len(history.returning.values) == len(values) and by_filters.unsure > 0.0
-    if told and (not _fallen(values) or _returns(values)):
+    sure = _lately(history.unsures) <= RETURNS_SURE
+    if told and sure and (not _fallen(values) or _returns(values)):
         past["returning"] = history.returning.as_array()
     best = by_filters
     for name, made in past.items():

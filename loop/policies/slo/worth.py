@@ -23,18 +23,18 @@ OVERLOAD = 0.3
 # queue grows until further pods are ready. It has so much more than the margin that pays, too:
 # nobody knows either how far it may go. Of a load that comes in bursts, these are over before.
 OVERLOAD_UNSURE = 0.15
-UNSURE_MORE = 0.85
+UNSURE_MORE = 0.3
 # of a request within its targets, what one is worth that comes late
 LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
 # bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
 # replicas have over, next to nothing.
-MARGIN_MIN = 0.29
+MARGIN_MIN = 0.28
 FEW = 8.0
 # Of how a load varies within a window, so much is planned for; more of it is over before it fills
 # a queue. The load is taken as lognormal about its window, by the middles of seven equal parts.
-WITHIN_MIN, WITHIN_MAX = 0.03, 0.22
+WITHIN_MIN, WITHIN_MAX = 0.03, 0.21
 PARTS = np.array([-1.465, -0.792, -0.366, 0.0, 0.366, 0.792, 1.465])
 COUNTS_MAX = 48  # numbers of replicas that are compared
 # What a request that meets its targets is worth [cents] if the class does not say, by priority.
