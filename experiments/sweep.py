@@ -19,6 +19,7 @@ from experiments.sources import read_sources
 from experiments.sweep_rows import (
     FAILURES,
     ROWS,
+    SETTINGS,
     PlannedRun,
     Row,
     load_rows,
@@ -247,7 +248,9 @@ def read_results(path: Path) -> pd.DataFrame:
             else " ".join(str(error).split())[:100]
         )
         raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
-    missing = sorted(NEEDED - set(results.columns))
+    # Where all runs have failed there are no scores.
+    scored = "error" not in results.columns or bool((results["error"] == "").any())
+    missing = sorted((NEEDED if scored else SETTINGS) - set(results.columns))
     if missing:
         raise SpecError(
             f"{path}: expected the results of a sweep as this version writes them, found no "

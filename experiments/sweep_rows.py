@@ -30,7 +30,7 @@ TIMINGS = (
     "requests_per_cpu_s",
 )  # these depend on the machine: leave them out of comparisons
 
-_SETTINGS = frozenset(
+SETTINGS = frozenset(
     {"run_id", "scenario", "policy", "alpha", "interval_s", "period_s", "hours", "seed", "error"}
 )
 _FORMAT = 1
@@ -108,7 +108,8 @@ def load_rows(directory: Path, runs: Sequence[PlannedRun]) -> dict[str, Row]:
     Raise SpecError, one line, for a file that is damaged.
     """
     rows = {path.stem: _load_row(path) for path in sorted(directory.glob("*.json"))}
-    return {planned.run_id: rows[planned.run_id] for planned in runs if planned.run_id in rows}
+    asked = [planned.run_id for planned in runs if planned.run_id in rows]
+    return {run_id: _as_now(rows[run_id], directory / f"{run_id}.json") for run_id in asked}
 
 
 def _load_row(path: Path) -> Row:
@@ -124,7 +125,7 @@ def _load_row(path: Path) -> Row:
             )
         row = content["row"]
         if row.get("run_id") == path.stem:
-            return _as_now(row, path)
+            return dict(row)
     raise SpecError(
         f"{path}: expected a finished run as it was written, found a damaged file; delete it to "
         "repeat its run"
@@ -137,14 +138,14 @@ def _as_now(row: Row, path: Path) -> Row:
     """
     from experiments.tables import NEEDED
 
-    scored = not row.keys().isdisjoint(NEEDED - _SETTINGS)
-    missing = sorted((NEEDED if scored else _SETTINGS) - row.keys())
+    scored = not row.keys().isdisjoint(NEEDED - SETTINGS)
+    missing = sorted((NEEDED if scored else SETTINGS) - row.keys())
     if missing:
         raise SpecError(
             f"{path}: expected a run as this version writes it, found no {', '.join(missing)}; "
             "delete it to repeat its run"
         )
-    return dict(row)
+    return row
 
 
 def _digest(content: Mapping[str, Any]) -> str:

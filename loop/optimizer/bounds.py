@@ -41,7 +41,7 @@ def _within(found: Assignment, most: int | None) -> Assignment:
             pools.append(replace(pool, replicas=replicas))
             costs.append(cost * replicas / pool.replicas)
         left -= replicas
-    text = f"maxNumReplicas: {min(most, found.replicas)} of {wanted} replicas; {found.why.text}"
+    text = f"maxNumReplicas: {most} of {wanted} replicas; {found.why.text}"
     return replace(
         found,
         pools=tuple(pools),

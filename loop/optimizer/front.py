@@ -99,14 +99,16 @@ def _chosen(
     whole: bool,
 ) -> Chosen:
     """Return what a solver chooses of *table*."""
+    shared = flags.heterogeneous and settings.solver == "exact"
     problem_of = partial(
         make_problem,
         table,
         capacity=None if flags.unlimited else table.capacity.tolist(),
         tie_break=settings.rules.tie_break,
-        bounded=settings.bounded,
+        # Several accelerators are shared out by the load, and cut to the bound after that.
+        bounded=settings.bounded and not shared,
     )
-    if flags.heterogeneous and settings.solver == "exact":
+    if shared:
         problem = problem_of()
         several = solve_several(
             _several(table, problem),

@@ -151,7 +151,7 @@ class History:
         rate_rpm = max(arrived, 0.0) / minutes
         latency = _added(grown, "ttft_s", "firsts")
         return Stretch(
-            load=_load(grown, rate_rpm=rate_rpm, came=arrived),
+            load=_load(grown, rate_rpm=rate_rpm, came=arrived, inside=self._inside(where)),
             per_replica_rpm=rate_rpm / (told / count) if told else None,
             replicas=told / count,
             requests=sum(of_alike.get("firsts", _ends(of_alike)) for of_alike in grown),
@@ -182,13 +182,20 @@ class History:
     @property
     def has_several(self) -> bool:
         """Tell whether requests have several answers (n of their parameters), of which engines
-        count every end, and prompt and first token once: far more end than come.
+        count every end, and prompt and first token once: far more end than come, or were inside.
         """
         ends = sum(
             _ends({name: float(column.sum()) for name, column in of_alike.items()})
             for of_alike in self.grown.values()
         )
-        return is_far_more(ends, float(self.arrived.sum()))
+        return is_far_more(ends, float(self.arrived.sum()) + self._inside(slice(None)))
+
+    def _inside(self, where: slice | npt.NDArray[Any]) -> float:
+        """Return how many requests were inside at most over the known steps of *where*: so many
+        more than come may end.
+        """
+        inside = (self.running + self.waiting)[where][self.known[where]]
+        return float(inside.max(initial=0.0))
 
     def answered(self) -> tuple[Floats, Floats]:
         """Return by step how many tokens answers had, and of how many requests they were."""
@@ -247,14 +254,18 @@ def _ends(grown: Mapping[str, float]) -> float:
     return max(grown.get("ends", 0.0), grown.get("answers", 0.0))
 
 
-def _load(grown: Sequence[Mapping[str, float]], *, rate_rpm: float, came: float) -> Load:
-    """Return the load, prompts and answers by the engines that tell both tokens and requests."""
+def _load(
+    grown: Sequence[Mapping[str, float]], *, rate_rpm: float, came: float, inside: float
+) -> Load:
+    """Return the load, prompts and answers by the engines that tell both tokens and requests.
+    *inside*: how many requests were there at most, of which many may end while few come.
+    """
     prompts, answers = (
         load_of(rate_rpm, found, _ends(found), came=came)
         for found in (_added(grown, "prompt", "firsts"), _added(grown, "answer_tokens", "answers"))
     )
     out_tokens = answers.out_tokens
-    if is_far_more(sum(map(_ends, grown)), came):  # each has several answers
+    if is_far_more(sum(map(_ends, grown)), came + inside):  # each has several answers
         total = _added(grown, "generation", "firsts")
         if total.get("firsts"):
             out_tokens = max(out_tokens, total.get("generation", 0.0) / total["firsts"])

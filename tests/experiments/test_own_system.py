@@ -437,6 +437,28 @@ def test_the_answers_of_requests_that_have_several_are_all_of_the_past() -> None
     assert not history_of(page([float(minute) for minute in range(21)])).has_several
 
 
+def test_long_answers_that_end_after_a_load_has_fallen_are_not_those_of_others() -> None:
+    """More end than come, for they were inside: each has one answer all the same."""
+    came = np.array([20.0] * 10 + [2.0] * 10)
+    ended = np.concatenate([np.zeros(3), came[:-3]])  # after three minutes, 100 tokens in each
+    young = [np.concatenate([np.zeros(k), came[: len(came) - k]]) for k in range(3)]
+    found = empty_history(start_s=0.0, step_s=60.0, steps=len(came))
+    found.arrived[:], found.pods[:] = came, 1.0
+    found.running[:] = np.cumsum(came) - np.cumsum(ended)
+    found.grown[frozenset({"firsts"})] = {
+        "firsts": came,
+        "ends": ended,
+        "answers": ended,
+        "answer_tokens": 300.0 * ended,
+        "generation": 100.0 * np.sum(young, axis=0),
+        "prompt": 500.0 * came,
+    }
+    after = found.over(slice(10, 20))
+    assert after is not None
+    assert after.load.out_tokens == pytest.approx(300.0)
+    assert not found.has_several
+
+
 def test_the_past_of_a_sped_twin_is_told_in_its_own_time() -> None:
     """Ten of its minutes pass in one of Prometheus: every rate was ten times too large."""
     series = page([float(minute) for minute in range(21)], rate=40.0)

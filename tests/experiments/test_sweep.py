@@ -194,6 +194,8 @@ def test_a_sweep_in_which_all_fail_still_ends_in_order(tmp_path: Path) -> None:
     )
     assert outcome.failed == 3
     assert [path.name for path in outcome.paths] == ["results.parquet", "results.csv"]
+    again = sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, work=refuse, resume=True)
+    assert again.failed == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "other", "emptied"])

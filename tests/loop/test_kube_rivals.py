@@ -75,7 +75,7 @@ def test_a_template_that_another_controller_has_taken_over_is_told() -> None:
     assert not mine
     servers = {"s1": Server(deployment=read(replicas=0), pods=())}
     (line,) = taken_over_notes(Servers(by_name=servers, unowned=tuple(unowned)))
-    assert line.startswith("s1: it has no pods, and 1 that its selector matches (dep1-")
+    assert line.startswith("s1: it has no pods, and those that its selector matches are of another")
     busy = {"s1": Server(deployment=read(), pods=alive(pod("z")))}
     assert taken_over_notes(Servers(by_name=busy, unowned=tuple(unowned))) == []
 

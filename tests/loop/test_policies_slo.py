@@ -213,8 +213,9 @@ def test_what_a_load_grew_without_its_targets_is_given_back() -> None:
     data = replace(data, classes={**data.classes, "Premium": premium})
     policy = SloPolicy()
     state, wanted, seen = policy.start(), 2, list[int]()
-    for k in range(60):
+    for k in range(70):
         load = replace(BUSY, rate_rpm=9000.0 if k < 20 else 900.0)
+        wanted = 14 if k == 60 else wanted  # by hand
         view = server_view(load=load, wanted=wanted, ready=wanted)
         gpus = {"H100": CapacityView(type="H100", total=99, used=0)}
         shot = Snapshot(now_s=30.0 * k, servers={view.name: view}, capacity=gpus)
@@ -222,8 +223,9 @@ def test_what_a_load_grew_without_its_targets_is_given_back() -> None:
         wanted = decision.targets["s1"].replicas
         seen.append(wanted)
     assert min(seen[:30]) > 8  # five minutes more
-    assert seen[-1] == 2
-    assert seen == sorted(seen, reverse=True)
+    assert seen[59] == 2
+    assert seen[:60] == sorted(seen[:60], reverse=True)
+    assert seen[60:] == [14] * 10, "it did not grow by these"
 
 
 def test_who_lacks_gpus_keeps_what_the_others_leave() -> None:

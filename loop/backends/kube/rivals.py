@@ -101,11 +101,11 @@ def taken_over_notes(servers: Servers) -> list[str]:
         if server.pods or not spaces:
             continue
         one = server.deployment
-        of = [pod.name for pod in spaces[one.namespace] if selects(one.selector, pod.labels)]
-        if of:
+        if any(selects(one.selector, pod.labels) for pod in spaces[one.namespace]):
+            # A line that names pods would be told anew whenever they change.
             lines.append(
-                f"{name}: it has no pods, and {len(of)} that its selector matches ({min(of)}) are "
-                "of another controller (a Rollout?): what these do is not counted"
+                f"{name}: it has no pods, and those that its selector matches are of another "
+                "controller (a Rollout?): what these do is not counted"
             )
     return lines
 

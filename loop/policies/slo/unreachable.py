@@ -67,14 +67,17 @@ def growth(
     case: Case, targets: Mapping[str, Target], infeasible: Mapping[str, Why]
 ) -> Iterator[tuple[str, Memory]]:
     """Yield what is remembered of those of *infeasible* that *targets* grow, or did before: how
-    many replicas they had then, or have been left since.
+    many replicas they had then, and nothing once they are back there.
     """
     for name in infeasible:
         memory, wanted = case.memories[name], case.snapshot.servers[name].wanted
-        if targets[name].replicas > wanted or memory.grown_from is not None:
-            before = wanted if memory.grown_from is None else min(memory.grown_from, wanted)
-            if before != memory.grown_from:
-                yield name, replace(memory, grown_from=before)
+        before = memory.grown_from
+        if targets[name].replicas > wanted:
+            before = wanted if before is None else min(before, wanted)
+        elif before is not None and wanted <= before:
+            before = None
+        if before != memory.grown_from:
+            yield name, replace(memory, grown_from=before)
 
 
 def _kept(case: Case, name: str, one: Assignment) -> int:
