@@ -272,10 +272,8 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]
     variance = stay * (stay * level_var + 2.0 * reach * cov) + reach * reach * slope_var
     variance = variance + scale * (np.array(moved) + _BURSTS**2)
     back = (1.0 - stay) * _column([bank.mean for bank in banks])
-    deviation, middle = (
-        np.sqrt(variance)[:, None, :],
-        (stay * level + reach * slope + back)[:, None],
-    )
+    deviation = np.sqrt(variance)[:, None, :]
+    middle = (stay * level + reach * slope + back)[:, None, :]
     # Filters of next to no weight come last, and are cut off; those of none anywhere are left out.
     kept = shares > NEGLIGIBLE
     some = np.flatnonzero(kept.any(axis=0))
