@@ -23,7 +23,7 @@ from experiments.scores.changes import Desired
 from experiments.sources import Sources, read_sources
 from experiments.sweep import SweepResult, finish_runs
 from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
-from experiments.tables import plain_table, print_table
+from experiments.tables import NEEDED, plain_table, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,7 @@ LAGS_CSV = "lags.csv"
 PARTS = ("scrape", "tick", "window", "apply", "GPUs", "start-up")
 # Those that a run can be made without: the two others are the cluster's.
 REMOVABLE = ("scrape", "tick", "window", "start-up")
+_SECONDS = {part: f"{part} [s]" for part in PARTS}
 SHORT_SCRAPE_S, SHORT_TICK_S = 1.0, 5.0
 
 
@@ -42,6 +43,11 @@ class Lagging(PlannedRun):
     """A run *without* one of REMOVABLE; "" has all of them."""
 
     without: str = ""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Return what is made of the row of this run once it is finished."""
+        return NEEDED | {"without", *_SECONDS.values()}
 
 
 def shortened(sources: Sources, part: str) -> Sources:
@@ -68,7 +74,7 @@ def lag_row(planned: Lagging) -> Row:
     return {
         **row_of(planned, result.summary | result.timings),
         "without": planned.without,
-        **{f"{part} [s]": lags.get(part) for part in PARTS},
+        **{column: lags.get(part) for part, column in _SECONDS.items()},
     }
 
 
@@ -182,7 +188,7 @@ def print_lags(console: Console, done: pd.DataFrame) -> None:
         means = runs.groupby("without")[["attainment"]].mean()["attainment"] * 100.0
         whole = runs[runs["without"] == ""]
         for part in PARTS:
-            seconds = float(whole[f"{part} [s]"].astype(float).mean())
+            seconds = float(whole[_SECONDS[part]].astype(float).mean())
             points = means[part] - means[""] if part in means else math.nan
             cells = [f"{one:g}" if isinstance(one, float) else str(one) for one in key]
             cells += [part, f"{seconds:.0f}" if math.isfinite(seconds) else "–"]

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from twin.datafile import unreadable
+from experiments.run_tables import read_runs
 from twin.spec import SpecError
 
 KEYS = ["scenario", "policy", "seed"]
 # What makes another load of the same scenario and seed; a period is the policy's own.
-LOAD = ("alpha", "interval_s", "hours", "walk")
+LOAD = ("alpha", "interval_s", "hours", "walk", "start_up")
 AXES = (*LOAD, "period_s")
 # The figures that are compared: the most that each can be, and what is expected.
 RANGES = {"attainment": (1.0, "shares of 0 to 1"), "cost_usd_per_h": (1e12, "dollars of 0 to 1e12")}
 NEEDED = {*KEYS, *RANGES}
-TEXTS = ("scenario", "policy", "walk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,30 +47,8 @@ def read_results(path: Path) -> pd.DataFrame:
     another file.
     """
     file = path / "results.csv" if path.is_dir() else path
-    try:
-        # What is empty in one file would be a number, and in no pair with the other.
-        table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str))
-    except OSError as error:
-        raise SpecError(
-            f"{file}: expected the results of a comparison, found {error.strerror}"
-        ) from None
-    except pd.errors.EmptyDataError:
-        raise SpecError(f"{file}: expected the results of a comparison, found nothing") from None
-    except ValueError as error:
-        raise SpecError(
-            f"{file}: expected the results of a comparison, found {unreadable(error)[:60]}"
-        ) from None
-    if missing := NEEDED - set(table.columns):
-        raise SpecError(
-            f"{file}: expected the columns of a comparison, found no {', '.join(sorted(missing))}"
-        )
-    if table.empty:
-        raise SpecError(f"{file}: expected runs, found none")
+    table = read_runs(file, NEEDED, also=AXES)
     axes = [axis for axis in AXES if axis in table]
-    for name in {"seed", *axes, *RANGES}.difference(TEXTS):
-        if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name]):
-            wrong = next(one for one in table[name].dropna() if not _is_number(one))
-            raise SpecError(f"{file}: {name}: expected a number, found {str(wrong)[:60]!r}")
     for name, (most, expected) in RANGES.items():
         known = table[name].dropna().astype(float)
         if len(wrong := known[~known.between(0.0, most)]):
@@ -83,10 +60,6 @@ def read_results(path: Path) -> pd.DataFrame:
             f"{run['seed']}, twice"
         )
     return table
-
-
-def _is_number(value: object) -> bool:
-    return not pd.isna(pd.to_numeric(str(value), errors="coerce"))
 
 
 def regressions(

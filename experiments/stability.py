@@ -17,10 +17,10 @@ from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.run import require_decisions, simulate
 from experiments.sources import Sources, read_sources
-from experiments.stability_figure import save_stability_figure
+from experiments.stability_figure import COLUMNS, save_stability_figure
 from experiments.sweep import RESULTS_CSV, SweepResult, finish_runs
 from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
-from experiments.tables import plain_table, print_table
+from experiments.tables import NEEDED, plain_table, print_table
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Slowed(PlannedRun):
     """A run whose pods take *start_up* times as long to start as the data say."""
 
     start_up: float
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Return what is made of the row of this run once it is finished."""
+        return NEEDED | COLUMNS
 
 
 def slowed(sources: Sources, factor: float) -> Sources:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.compare.files import read_table
 from experiments.figures import (
     MARKERS,
     SCREEN,
@@ -21,6 +20,7 @@ from experiments.figures import (
     our_style,
     save_figure,
 )
+from experiments.run_tables import SETTINGS, read_runs
 from experiments.sweep import RESULTS_CSV
 from experiments.sweep_figures import (
     ATTAINMENT,
@@ -32,7 +32,6 @@ from experiments.sweep_figures import (
     situation,
     view,
 )
-from twin.spec import SpecError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +45,7 @@ METRICS = (
     Metric(column="overshoot", label="overshoot [replicas]"),
     COST,
 )
+COLUMNS = SETTINGS | {"start_up", *(metric.column for metric in METRICS)}
 START_UP = "start-up [×]"  # of that of the data
 _BESIDE = 0.015  # of the axis lies between the bars of two lines, which would hide each other
 
@@ -54,10 +54,7 @@ def plot_stability(directory: Path, form: Form = SCREEN) -> list[Path]:
     """Draw the figure of *directory* again, from its table alone. Raise SpecError where that is
     missing or damaged.
     """
-    results = read_table(directory / RESULTS_CSV)
-    if "start_up" not in results:
-        raise SpecError(f"{directory / RESULTS_CSV}: expected a column start_up, found none")
-    return save_stability_figure(results, directory, form)
+    return save_stability_figure(read_runs(directory / RESULTS_CSV, COLUMNS), directory, form)
 
 
 def save_stability_figure(

@@ -15,11 +15,11 @@ from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_csv, write_text
 from experiments.processes import Outcome
 from experiments.run import require_decisions, simulate_for_figures
+from experiments.run_tables import require_scored_columns
 from experiments.sources import read_sources
 from experiments.sweep_rows import (
     FAILURES,
     ROWS,
-    SETTINGS,
     PlannedRun,
     Row,
     load_rows,
@@ -248,14 +248,8 @@ def read_results(path: Path) -> pd.DataFrame:
             else " ".join(str(error).split())[:100]
         )
         raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
-    # Where all runs have failed there are no scores.
-    scored = "error" not in results.columns or bool((results["error"] == "").any())
-    missing = sorted((NEEDED if scored else SETTINGS) - set(results.columns))
-    if missing:
-        raise SpecError(
-            f"{path}: expected the results of a sweep as this version writes them, found no "
-            f"{', '.join(missing)}; delete it and repeat the sweep with --resume"
-        )
+    remedy = "delete it and repeat the sweep with --resume"
+    require_scored_columns(path, results, NEEDED, remedy=remedy)
     return results
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.config import RunConfig
 from experiments.output import write_json
+from experiments.run_tables import require_columns
 from experiments.versions import commit, versions
 from twin.datafile import read_json
 from twin.spec import SpecError
@@ -30,9 +31,6 @@ TIMINGS = (
     "requests_per_cpu_s",
 )  # these depend on the machine: leave them out of comparisons
 
-SETTINGS = frozenset(
-    {"run_id", "scenario", "policy", "alpha", "interval_s", "period_s", "hours", "seed", "error"}
-)
 _FORMAT = 1
 
 
@@ -46,6 +44,13 @@ class PlannedRun:
     config: RunConfig
     notes: tuple[str, ...] = ()
     label: str = ""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Return what is made of the row of this run once it is finished."""
+        from experiments.tables import NEEDED  # which processes of a sweep do not need
+
+        return NEEDED
 
 
 def notes_of(runs: Sequence[PlannedRun], rows: Mapping[str, Row] = NO_ROWS) -> tuple[str, ...]:
@@ -105,11 +110,18 @@ def load_rows(directory: Path, runs: Sequence[PlannedRun]) -> dict[str, Row]:
     """Return the rows of those *runs* that are finished, by run id; check every row file that lies
     in *directory*.
 
-    Raise SpecError, one line, for a file that is damaged.
+    Raise SpecError, one line, for a file that is damaged, and for one of *runs* without a column.
     """
     rows = {path.stem: _load_row(path) for path in sorted(directory.glob("*.json"))}
-    asked = [planned.run_id for planned in runs if planned.run_id in rows]
-    return {run_id: _as_now(rows[run_id], directory / f"{run_id}.json") for run_id in asked}
+    asked = [planned for planned in runs if planned.run_id in rows]
+    for planned in asked:
+        require_columns(
+            directory / f"{planned.run_id}.json",
+            rows[planned.run_id],
+            planned.columns,
+            remedy="delete it to repeat its run",
+        )
+    return {planned.run_id: rows[planned.run_id] for planned in asked}
 
 
 def _load_row(path: Path) -> Row:
@@ -130,22 +142,6 @@ def _load_row(path: Path) -> Row:
         f"{path}: expected a finished run as it was written, found a damaged file; delete it to "
         "repeat its run"
     )
-
-
-def _as_now(row: Row, path: Path) -> Row:
-    """Return *row*. Raise SpecError if a version wrote it that had other columns; the fewest GPUs
-    of a load have no scores.
-    """
-    from experiments.tables import NEEDED
-
-    scored = not row.keys().isdisjoint(NEEDED - SETTINGS)
-    missing = sorted((NEEDED if scored else SETTINGS) - row.keys())
-    if missing:
-        raise SpecError(
-            f"{path}: expected a run as this version writes it, found no {', '.join(missing)}; "
-            "delete it to repeat its run"
-        )
-    return row
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.confidence import Estimate, Interval, estimate_score, paired_difference
+from experiments.run_tables import SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +49,7 @@ COLUMNS = (
     Column(name="requests_per_cpu_s", heading="reqs/\nCPU s", form=",.0f", plain=True),
 )
 # What tables and figures of a sweep are made of.
-NEEDED = frozenset(
-    {*CELL, "run_id", "hours", "seed", "error", *(column.name for column in COLUMNS)}
-)
+NEEDED = SETTINGS.union(column.name for column in COLUMNS)
 OBJECTIVES = ("slo_ttft_ms", "slo_itl_ms", "slo_tps")
 RUN_COLUMNS = (
     Column(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True),

@@ -7,19 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.compare.report import save_comparison_figures
+from experiments.compare.report import COMPARED, save_comparison_figures
 from experiments.compare.rows import NO_START_UP
 from experiments.figures import SCREEN, Form
+from experiments.run_tables import read_runs
 from experiments.sweep_rows import ROWS
 from twin.datafile import read_json
-from twin.spec import SpecError
 
 
 def plot_comparison(directory: Path, form: Form = SCREEN) -> list[Path]:
     """Draw the figures of the comparison in *directory* again, from its files alone. Raise
     SpecError where one is missing or damaged.
     """
-    done = finished(read_table(directory / "results.csv"))
+    done = finished(read_results(directory))
     if done.empty:
         return []
     rows = list(details_of(directory, done).values())
@@ -31,17 +31,9 @@ def finished(results: pd.DataFrame) -> pd.DataFrame:
     return results[(results["error"] == "") & ~results["policy"].str.endswith(NO_START_UP)]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Return the table of runs in *path*. Raise SpecError if it is none."""
-    try:
-        results = pd.read_csv(path, dtype=dict.fromkeys(("run_id", "policy", "error"), "str"))
-        results["error"] = results["error"].fillna("")
-        results[["policy", "scenario", "seed", "attainment", "cost_usd_per_h", "run_id"]]
-    except (OSError, ValueError, KeyError) as error:
-        what = " ".join(str(error).split())[:100]
-        found = f"a table without {what}" if isinstance(error, KeyError) else what
-        raise SpecError(f"{path}: expected the results of runs, found {found}") from None
-    return results
+def read_results(directory: Path) -> pd.DataFrame:
+    """Return the table of the comparison in *directory*. Raise SpecError if it is none."""
+    return read_runs(directory / "results.csv", COMPARED)
 
 
 def details_of(directory: Path, done: pd.DataFrame) -> dict[str, dict[str, Any]]:

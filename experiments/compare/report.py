@@ -26,6 +26,7 @@ from experiments.figures import (
     span_of,
 )
 from experiments.output import write_text
+from experiments.run_tables import SETTINGS
 from experiments.tables import figure_text, plain_table, print_table
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ COLUMNS = (
         form=",.2f",
         meaning="cost and price of missed requests (--price), above the clairvoyant's",
     ),
+)
+# What tables and figures of a comparison are made of.
+COMPARED = SETTINGS.union(
+    ("gpus_peak_perfect", "gpus_mean_perfect"), (column.name for column in COLUMNS)
 )
 DIFFERENCES = COLUMNS[:1] + COLUMNS[2:4] + COLUMNS[6:7]
 

@@ -20,6 +20,7 @@ from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
 from experiments.row_details import details_of
 from experiments.run import RunResult, require_decisions, simulate_for_figures
+from experiments.run_tables import SETTINGS
 from experiments.scores.changes import overshoot, settling_s
 from experiments.sources import Sources, read_sources
 from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
@@ -31,6 +32,20 @@ CLAIRVOYANT, PERFECT, NO_START_UP = "clairvoyant", "perfect scaler", "without st
 STATIC_PEAK = "static_peak"
 BOUNDS = (CLAIRVOYANT, STATIC_PEAK)
 TIMELINE_S = 30.0
+_SCORES = frozenset(
+    {
+        "cell",
+        "minute_attainment_p95",
+        "cost_usd_per_1000_met",
+        "gpu_hours",
+        "reversals_per_h",
+        "overshoot",
+        "settling_s",
+        "objective_usd_per_h",
+        "plan",
+        "bills",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +62,15 @@ class Compared(PlannedRun):
     kind: str = "policy"
     price_cents: float = 1.0
     rows: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Return what is made of the row of this run once it is finished."""
+        from experiments.tables import NEEDED  # which processes of a comparison do not need
+
+        if self.kind == PERFECT:
+            return SETTINGS | {"cell", "gpus_peak", "gpus_mean"}
+        return NEEDED | _SCORES
 
 
 def derived_id(*parts: object) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.compare.files import details_of, finished, read_table
+from experiments.compare.files import details_of, finished, read_results
 from experiments.compare.report import (
     DIFFERENCES,
     TELL,
@@ -28,8 +28,10 @@ from experiments.compare.report import (
 from experiments.compare.rows import BOUNDS, TIMELINE_S
 from experiments.confidence import estimate_score, estimate_share, paired_difference
 from experiments.row_details import LOST, QUANTILES, SHARES
+from experiments.run_tables import read_runs
 from experiments.scores.misses import CAUSES, MEANING
-from experiments.stability_figure import METRICS
+from experiments.stability_figure import COLUMNS, METRICS
+from experiments.sweep import RESULTS_CSV
 from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates, scale_of
 from experiments.tables import paired_table, summary_table
 from inferno.web.charts import (
@@ -47,7 +49,6 @@ from inferno.web.charts import (
     Section,
     Table,
 )
-from twin.spec import SpecError
 
 CURVES_MAX = 12  # lines of one chart that can be told apart
 _AXES = ("alpha", "period_s", "interval_s")
@@ -82,7 +83,7 @@ def comparison_section(directory: Path, *, title: str) -> Section:
     """Return what the comparison in *directory* shows. Raise SpecError where a file of it is
     missing or damaged.
     """
-    results = read_table(directory / "results.csv")
+    results = read_results(directory)
     done = finished(results)
     details = details_of(directory, done)
     items: list[Item] = _advice(directory / "comparison.md")
@@ -112,9 +113,7 @@ def stability_section(directory: Path, *, title: str) -> Section:
     """Return what `inferno stability` wrote into *directory*: how attainment and restlessness
     depend on how long pods start. Raise SpecError where it is missing or damaged.
     """
-    results = read_table(directory / "results.csv")
-    if "start_up" not in results:
-        raise SpecError(f"{directory}: expected results of sweep, compare or stability, found none")
+    results = read_runs(directory / RESULTS_CSV, COLUMNS)
     done = results[results["error"] == ""]
     items = _failures(results)
     for scenario, own in _by_scenario(done):

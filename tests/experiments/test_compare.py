@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from experiments.compare import (
     CompareResult,
     compare,
     contenders,
+    planned_runs,
 )
 from experiments.compare.advice import advice, best_policy
+from experiments.compare.files import plot_comparison
 from experiments.compare.report import (
     COLUMNS,
     differences_table,
@@ -40,10 +43,12 @@ from experiments.figures import SCREEN, SERIES, Form
 from experiments.grid import SweepConfig
 from experiments.run import simulate
 from experiments.sources import read_sources
+from experiments.sweep_rows import ROWS, save_row
 from experiments.tables import signed, text_console
 from inferno.cli.plot import plot_directory
 from loop.policies.hpa import HpaPolicy
 from tests.experiments.two_servers import write_two_servers
+from twin.datafile import read_json
 from twin.spec import SpecError
 
 pytestmark = pytest.mark.costly
@@ -111,6 +116,37 @@ def test_a_comparison_goes_on_where_it_stopped(done: Done) -> None:
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == times
     assert (out / "results.csv").read_text() == before
     assert again.advice == result.advice
+
+
+@pytest.mark.parametrize("column", ["cell", "objective_usd_per_h", "gpus_peak"])
+def test_a_row_of_another_version_is_told_in_a_line(
+    done: Done, tmp_path: Path, column: str
+) -> None:
+    """It was a KeyError once all was run: rows of a comparison have more than those of a sweep."""
+    asked, out = done[0], tmp_path / "out"
+    shutil.copytree(done[2], out)
+    rows = {one.stem: read_json(one)["row"] for one in sorted((out / ROWS).glob("*.json"))}
+    run_id, row = next(one for one in rows.items() if column in one[1])
+    planned = replace(planned_runs(asked)[0], run_id=run_id)
+    save_row(out / ROWS, planned, {name: row[name] for name in row if name != column})
+    with pytest.raises(SpecError, match=rf"{run_id}\.json: .* found no {column}; delete it to"):
+        compare(asked, out, executor=LocalProcesses(jobs=1), resume=True)
+
+
+def test_a_table_that_somebody_edited_is_told_in_a_line(done: Done, tmp_path: Path) -> None:
+    """Figures and pages of it ended in a traceback of pandas."""
+    shutil.copytree(done[2], tmp_path, dirs_exist_ok=True)
+    table = pd.read_csv(tmp_path / "results.csv").astype({"attainment": object})
+    table.drop(columns="settling_s").to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(SpecError, match=r"results\.csv: .*, found no settling_s; write it anew"):
+        plot_comparison(tmp_path)
+    table.loc[2, "attainment"] = "good"
+    table.to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(SpecError, match="line 4: attainment: expected a number, found 'good'"):
+        plot_comparison(tmp_path)
+    table.assign(attainment=0.5, policy="").to_csv(tmp_path / "results.csv", index=False)
+    with pytest.raises(SpecError, match="line 2: policy: expected a value, found none"):
+        plot_comparison(tmp_path)
 
 
 def test_a_comparison_ends_with_advice_for_each_load_and_for_all(done: Done) -> None:

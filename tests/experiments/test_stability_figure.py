@@ -30,6 +30,7 @@ def results(alphas: tuple[float, ...] = ALPHAS, *, overshoot: float | None = 3.0
             "policy": policy,
             "alpha": alpha,
             "period_s": period_s,
+            "hours": 1.0,
             "seed": seed,
             "start_up": factor,
             "attainment": 0.99 - 0.02 * factor + 0.01 * seed,
@@ -114,7 +115,11 @@ def test_the_command_draws_it_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "stability.png").stat().st_size > 10_000
     write_csv(path, results().drop(columns="start_up"))
     assert main(["plot", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.endswith("results.csv: expected a column start_up, found none\n")
+    assert "results.csv: " in (line := capsys.readouterr().err)
+    assert line.endswith("found no start_up; write it anew with --resume\n")
+    write_csv(path, results().assign(start_up=None))
+    assert main(["plot", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("line 2: start_up: expected a value, found none\n")
 
 
 def test_of_runs_that_all_failed_nothing_is_drawn(tmp_path: Path) -> None:
