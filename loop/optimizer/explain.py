@@ -272,9 +272,7 @@ def _assignment(
 ) -> Assignment:
     row, replicas, candidate = choice.row, choice.replicas, figures.candidate
     share = replicas / candidate.replicas if candidate.replicas else 1.0
-    wanted = candidate.replicas
-    if settings.bounded:
-        wanted = int(min(wanted, table.asked.most[row]))
+    wanted = problem.replicas[row]
     itl, ttft, rho = figures.latencies
     need_rpm = float(table.need[row]) * MS_PER_MIN
     used = (

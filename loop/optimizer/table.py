@@ -347,7 +347,8 @@ class Problem:
     """The options of each server, best first: rows of a CandidateTable, as plain lists for quick
     access by row.
 
-    options[i] are rows of server i (none: it cannot be served). units is GPUs per replica.
+    options[i] are rows of server i (none: it cannot be served). units is GPUs per replica, replicas
+    how many an option takes: those of the table, or as many of them as its server may have.
     capacity is GPUs by type index, None if it is not limited. weight, if given, makes
     priority soft for the greedy solver: one queue for all, in which what a server would lose by
     waiting counts so much.
