@@ -163,19 +163,11 @@ def with_samples(
         last = history.rates
         rates = last.with_sample(value, now_s=now_s)
         begun = _begun(rates, window_s=window_s)
-        if begun is not None:
-            counting = chances[place] * poisson_noise(value, window_s) ** 2
-            bank = filters.first(value, counting=counting)
-            found.append(History(rates=begun, bank=bank, returning=begun, window_s=window_s))
-            continue
         anew = not last.values or rates.start_s > last.next_s
         steps = round((rates.next_s - last.next_s) / STEP_S)
         before = None if anew else history.before if steps == 0 else history.bank
-        if before is None:
-            counting = chances[place] * poisson_noise(value, window_s) ** 2
-            bank = filters.first(value, counting=counting)
-            halves = window_s > STEP_S  # as far as one sample tells
-            found.append(History(rates=rates, bank=bank, window_s=window_s, halves=halves))
+        if begun is not None or before is None:
+            found.append(_first(begun or rates, chance=chances[place], window_s=window_s))
         elif steps == 0 and value == last.values[-1]:
             found.append(history if rates is last else replace(history, rates=rates))
         else:
@@ -197,6 +189,18 @@ def with_samples(
         for (place, _), bank in zip(some, banks, strict=True):
             found[place] = replace(found[place], bank=bank, halves=halves)
     return found
+
+
+def _first(rates: Series, *, chance: float, window_s: float) -> History:
+    """Return the history of a load of which only the last of *rates* tells."""
+    value = rates.values[-1]
+    return History(
+        rates=rates,
+        bank=filters.first(value, counting=chance * poisson_noise(value, window_s) ** 2),
+        returning=rates,
+        window_s=window_s,
+        halves=window_s > STEP_S,  # as far as one sample tells
+    )
 
 
 def _begun(rates: Series, *, window_s: float) -> Series | None:
