@@ -379,7 +379,9 @@ def _percentiles(
         told.append(("prometheus", f"percentiles of latencies: {error}"))
         return {}
     found = {
-        server: measured_percentiles(before.get(server, ()), buckets, names)
+        server: measured_percentiles(
+            before.get(server, ()), buckets, names, zeros=past.histories[server].zeros
+        )
         for server, buckets in now.items()
     }
     return {server: of_server for server, of_server in found.items() if of_server}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -181,11 +181,15 @@ def _groups(history: History, *, count: int) -> list[list[Block]]:
 
 
 def measured_percentiles(
-    before: Iterable[Bucket], now: Iterable[Bucket], names: Names
+    before: Iterable[Bucket],
+    now: Iterable[Bucket],
+    names: Names,
+    *,
+    zeros: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Return the percentiles [ms] of each latency of one server over a past, by the labels and
     values of its buckets *before* it and at its end; empty if it has none. What was not there
-    before began at 0, and so did what has less now.
+    before began at 0, and so did what has less now. Nothing but *zeros* was observed of some.
     """
     first, last = (_histograms(buckets, names) for buckets in (before, now))
     grown: dict[str, dict[int, list[Mapping[float, float]]]] = defaultdict(
@@ -199,6 +203,7 @@ def measured_percentiles(
         latency: {key: told[key] for key in PERCENTILES}
         for latency in LATENCIES
         if latency in grown
+        and latency not in zeros
         # The name that counts first, as where the loop reads them.
         and (told := percentiles_ms(grown[latency][min(grown[latency])]))
     }

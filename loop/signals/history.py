@@ -22,6 +22,7 @@ from loop.signals.demand import (
     is_far_more,
     load_of,
 )
+from loop.signals.names import HISTOGRAMS, SECONDS
 from loop.signals.series import Track
 from loop.types import Load
 
@@ -155,8 +156,9 @@ class History:
             per_replica_rpm=rate_rpm / (told / count) if told else None,
             replicas=told / count,
             requests=sum(of_alike.get("firsts", _ends(of_alike)) for of_alike in grown),
-            ttft_ms=_mean(latency.get("ttft_s"), latency.get("firsts")),
-            itl_ms=_itl_ms(grown),
+            # Some versions observe nothing but zeros: nobody's token came at once.
+            ttft_ms=_mean(latency.get("ttft_s"), latency.get("firsts")) or None,
+            itl_ms=_itl_ms(grown) or None,
             completions_rpm=ends / minutes,
             running=total(self.running) / max(told, 1.0),
             waiting=total(self.waiting) / max(told, 1.0),
@@ -189,6 +191,23 @@ class History:
             for of_alike in self.grown.values()
         )
         return is_far_more(ends, float(self.arrived.sum()) + self._inside(slice(None)))
+
+    @property
+    def zeros(self) -> frozenset[str]:
+        """Return the latencies of HISTOGRAMS of which nothing but zeros was observed."""
+        grown = [
+            {name: float(column.sum()) for name, column in of_alike.items()}
+            for of_alike in self.grown.values()
+        ]
+        told = {
+            latency: _added(grown, seconds, HISTOGRAMS[latency])
+            for latency, seconds in SECONDS.items()
+        }
+        return frozenset(
+            latency
+            for latency, total in told.items()
+            if total.get(HISTOGRAMS[latency]) and total.get(SECONDS[latency]) == 0.0
+        )
 
     def _inside(self, where: slice | npt.NDArray[Any]) -> float:
         """Return how many requests were inside at most over the known steps of *where*: so many

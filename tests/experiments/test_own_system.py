@@ -581,3 +581,25 @@ def test_percentiles_are_those_of_the_past_alone() -> None:
     found = measured_percentiles(before, now, NAMES)
     assert found == {"ttft": {"p50": pytest.approx(550), "p95": pytest.approx(955), "p99": ANY}}
     assert measured_percentiles((), [({"__name__": "up"}, 1.0)], NAMES) == {}
+
+
+def test_of_an_engine_that_observes_zeros_no_latencies_are_imported() -> None:
+    """Its servers had a TTFT of 0 ms, and percentiles of parts of the first bucket."""
+    every = [float(minute) for minute in range(21)]
+    zeros = [
+        Series(one.metric, (), [(t_s, 0.0) for t_s, _ in one.points])
+        if one.metric.endswith("seconds_sum")
+        else one
+        for one in page(every)
+    ]
+    found = history_of(zeros)
+    whole = found.over(slice(None))
+    assert whole is not None
+    assert (whole.ttft_ms, whole.itl_ms) == (None, None)
+    assert history_of(page(every)).zeros == frozenset()
+    now = [
+        ({"__name__": f"vllm:{name}_seconds_bucket", "le": le}, 100.0)
+        for name in ("time_to_first_token", "e2e_request_latency")
+        for le in ("0.1", "+Inf")
+    ]
+    assert measured_percentiles((), now, NAMES, zeros=found.zeros).keys() == {"e2e"}
