@@ -145,7 +145,7 @@ def settle(
     """
     if not _movers(found):
         return found, {}
-    home = _staying(case, asking, found, found.system.servers)
+    home = _at_home(case, asking, found)
     if _missed_cents(case, found) < _missed_cents(case, home):
         if len(_movers(found)) > MOVERS_MAX:
             if shares is None:
@@ -193,13 +193,51 @@ def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> 
     """
 
     def find(system: SystemData, *, whole: bool = False) -> Found:
-        staying = case.sizing.lately.staying
-        stay = {name: staying(system.servers[name]) for name in names}
-        kept = replace(system, servers={**system.servers, **stay})
-        solution = asking.solution(kept, found.infeasible, whole=whole)
-        return asking.made(kept, solution, found.infeasible)
+        return _kept(case, asking, found, names, system, whole=whole)
 
     return case.within_capacity(find)
+
+
+def _at_home(case: Case, asking: Asking, found: Found) -> Found:
+    """Return what is found with all servers on the accelerators that they have.
+
+    Where those who would leave do not, mostly all others are where they are anyway: then nobody has
+    to be sized that was not for what was *found*.
+    """
+    servers = found.system.servers
+    away = {
+        name for name, one in found.solution.allocations.items() if not _is_at(one, servers[name])
+    }
+
+    def find(system: SystemData, *, whole: bool = False) -> Found:
+        if not found.short:
+            kept = _kept(case, asking, found, away, system, whole=whole)
+            here = kept.solution.allocations
+            others = system.servers.keys() - asking.held.keys() - found.infeasible.keys() - away
+            if not kept.short and all(
+                name in here and _is_at(here[name], system.servers[name]) for name in others
+            ):
+                return kept
+        return _kept(case, asking, found, system.servers, system, whole=whole)
+
+    return case.within_capacity(find)
+
+
+def _kept(
+    case: Case,
+    asking: Asking,
+    found: Found,
+    names: Iterable[str],
+    system: SystemData,
+    *,
+    whole: bool,
+) -> Found:
+    """Return what is found of *system* with *names* on the accelerators that they have."""
+    staying = case.sizing.lately.staying
+    stay = {name: staying(system.servers[name]) for name in names}
+    kept = replace(system, servers={**system.servers, **stay})
+    solution = asking.solution(kept, found.infeasible, whole=whole)
+    return asking.made(kept, solution, found.infeasible)
 
 
 def _move(case: Case, found: Found, home: Found, name: str) -> Move:
@@ -311,6 +349,11 @@ def _least_rpm(case: Case, server: ServerData) -> float:
 def _rate_rpm(server: ServerData) -> float:
     """Return the rate that *server* is sized for, 0 if it is not known."""
     return 0.0 if server.current.load is None else server.current.load.rate_rpm
+
+
+def _is_at(one: Assignment, server: ServerData) -> bool:
+    """Tell whether what *one* has is on the accelerator that *server* has; nothing is anywhere."""
+    return one.replicas == 0 or one.accelerator == server.current.accelerator
 
 
 def _movers(found: Found) -> list[str]:
