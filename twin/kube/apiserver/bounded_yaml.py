@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -60,6 +61,13 @@ class BoundedLoader(yaml.SafeLoader):
         # character, and a half alone is none.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
+
+# YAML 1.1 takes 1e3 and 1.5e-3 for texts; everybody else, kubectl too, takes them for numbers.
+BoundedLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$", re.ASCII),
+    list("-+.0123456789"),
+)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 

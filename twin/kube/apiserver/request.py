@@ -416,7 +416,7 @@ class ManifestLoader(BoundedLoader):
 
 ManifestLoader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    for letter, resolvers in BoundedLoader.yaml_implicit_resolvers.items()
 }
 
 

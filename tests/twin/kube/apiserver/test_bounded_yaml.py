@@ -36,6 +36,13 @@ def test_aliases_that_stand_for_little_are_read() -> None:
     assert load("") is None
 
 
+def test_numbers_with_an_exponent_are_numbers_without_a_point_or_sign_too() -> None:
+    """`hours: 1e-1` was refused as the text '1e-1'; kubectl reads a number."""
+    told = "[1e3, 1.5E2, -2.e-1, .5e1, 1_0e1, '1e3', e3, 1e, 1e3x, 0x1e3, 12:30e1]"
+    numbers, texts = [1e3, 150.0, -0.2, 5.0, 100.0], ["1e3", "e3", "1e", "1e3x", 0x1E3, "12:30e1"]
+    assert load(told) == parsed_yaml(told.encode()) == [*numbers, *texts]
+
+
 @pytest.mark.parametrize("text", [bomb(12), bomb(200, fan=2), "a: &a [*a]"])
 def test_aliases_that_stand_for_too_much_are_refused_at_once(text: str) -> None:
     """0.4 KB stopped the twin for 24 s."""
