@@ -276,9 +276,11 @@ def parse_json(text: str, *, source: str) -> Any:
             json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique), text
         )
     except json.JSONDecodeError as error:
+        if not text.strip("\ufeff \t\r\n"):
+            raise SpecError(f"{source}: expected JSON, found nothing") from None
         raise SpecError(
-            f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column "
-            f"{error.colno})"
+            f"{source}: line {error.lineno}: expected JSON, found a fault in column {error.colno} "
+            f"({error.msg})"
         ) from None
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{source}: expected JSON, found {unreadable(error)}") from None

@@ -112,7 +112,7 @@ def read_system_of(
             f"with labels {asked.select}" if asked.select else "with inferno.server.managed=true"
         )
         raise SpecError(
-            f"import: expected Deployments {which}, found none (--select key=value names others)"
+            f"expected Deployments {which}, found none (--select key=value names others)"
         )
     objects, nodes, capacity = _nodes(client, servers, others, known=known, told=told)
     measured, past = asked_past(

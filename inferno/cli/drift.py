@@ -98,7 +98,7 @@ def _run(options: Namespace) -> int:
         with working("asking Prometheus", quiet=options.quiet):
             seen = _asked(settings, options, system)
     else:
-        raise SpecError("drift: expected --records or --prometheus, found neither")
+        raise SpecError("expected --records or --prometheus, found neither")
     times_s = [one.t_s for every in seen.values() for one in every]
     span_s = max(times_s) - min(times_s) if times_s else 0.0
     # Records are dated by a clock in whose second so many of a sped cluster pass.

@@ -163,7 +163,7 @@ def _run(options: Namespace) -> int:
     if not found.files["server-data.json"]["servers"]:
         reasons = "; ".join(f"{of}: {line}" for of, line in found.unknown if "left out" in line)
         raise SpecError(
-            "import: expected a Deployment whose model and GPUs can be found out, found none: "
+            "expected a Deployment whose model and GPUs can be found out, found none: "
             f"{shorten(reasons, 200, placeholder=' …')}"
         )
     lines = report(found)

@@ -83,7 +83,7 @@ def add_run_options(
         type=figures,
         action=more,
         metavar="S",
-        help=f"seconds between control cycles (default: the policy's, 60{several})",
+        help=f"seconds between control cycles (default: the policy's own, else 60{several})",
     )
     parser.add_argument("--hours", type=float, help="simulated hours (default: the scenario's)")
     _add_world_options(parser)

@@ -387,7 +387,7 @@ def test_records_tell_the_drift_and_a_refit_ends_it(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ((), "drift: expected --records or --prometheus, found neither"),
+        ((), "expected --records or --prometheus, found neither"),
         (("--records", "none.jsonl"), "none.jsonl: expected the records of a loop"),
         (("--records", "wrong.jsonl"), "wrong.jsonl: line 2: expected a record of a cycle"),
     ],

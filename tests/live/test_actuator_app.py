@@ -145,7 +145,7 @@ def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) ->
         ("{}", "body: allocations: expected an object {…}, found nothing"),
         ('{"allocations": null}', "body: allocations: expected an object {…}, found nothing"),
         ("", "body: expected JSON, found nothing"),
-        ("[1", "body: line 1: expected JSON, found Expecting"),
+        ("[1", "body: line 1: expected JSON, found a fault in column 3 (Expecting"),
         (
             '{"allocations": {"s1": {"numReplicas": -1}}}',
             "body: allocations.s1.numReplicas: expected a whole number >= 0, found -1",

@@ -56,7 +56,7 @@ def test_a_case_of_the_test_data_may_be_fed_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "expected JSON, found Expecting property name enclosed in double quotes"),
+        ("{", "expected JSON, found a fault in column 2 (Expecting property name"),
         ("[1, 2]", "expected an object {…}, found [1, 2]"),
         ("[" * 100_000, "expected JSON, found"),
         ('{"alpha": 1, "Alpha": 2}', "expected every key once, found 'Alpha' twice"),
