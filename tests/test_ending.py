@@ -155,3 +155,30 @@ def test_sigterm_interrupts_a_command_with_a_line(repository: Path) -> None:
         process.terminate()
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (143, "inferno optimize: interrupted\n")
+
+
+TWICE = """
+import os, signal
+from inferno.cli.main import _hear_of_sigterm
+
+_hear_of_sigterm()
+for _ in range(2):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("interrupted")
+print("told")
+"""
+
+
+def test_a_sigterm_that_comes_twice_at_once_is_one(repository: Path) -> None:
+    """`timeout` sends it to its program and to its group: what was to be told was lost."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\ntold\n")

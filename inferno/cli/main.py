@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ examples:
 Each command explains itself: inferno COMMAND --help
 """
 
+AT_ONCE_S = 0.5  # signals within it are one
 # What an installation puts beside the package of the command; the names are common ones.
 PACKAGES = ("twin", "loop", "emulator", "experiments")
 
@@ -100,12 +102,20 @@ def program() -> NoReturn:
 
 
 def _hear_of_sigterm() -> None:
-    """Let SIGTERM interrupt this program as Ctrl-C does, and a second one end it: what is finished
+    """Let SIGTERM interrupt this program as Ctrl-C does, and a later one end it: what is finished
     is told of, and process 1 of a container would not hear of it at all.
     """
 
     def interrupt(number: int, _frame: object) -> NoReturn:
-        signal.signal(number, signal.SIG_DFL)
+        first_s = time.monotonic()
+
+        def end(number: int, _frame: object) -> None:
+            # timeout(1) sends it to the program, and to the program as one of a group.
+            if time.monotonic() > first_s + AT_ONCE_S:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
+        signal.signal(number, end)
         raise KeyboardInterrupt(number)
 
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
