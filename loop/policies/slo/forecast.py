@@ -446,7 +446,8 @@ def season_steps(values: Floats) -> int:
     power = float(around @ around)
     if power <= 0.0:
         return 0
-    found = np.correlate(around, around, "full")[len(values) - 1 :][: longest + 2]
+    # All lags up to half of the history, that of 0 in the middle.
+    found = np.correlate(around, around, "same")[len(values) // 2 :][: longest + 2]
     lags = np.arange(len(found))
     # Fewer pairs at longer lags: compared with as many of the power.
     found = found / power * len(values) / (len(values) - lags)
