@@ -243,11 +243,13 @@ def _column(values: Sequence[float]) -> Floats:
 @made_quickly
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What a bank says: FUTURES equally likely loads, each >= 0, lowest first; and its mean level
-    now, how much a window has more or less than that beside what counting adds, as a share, and how
-    likely its wildest moves are.
+    """What a *bank* says of so many *steps* later: FUTURES equally likely loads, each >= 0, lowest
+    first; and its mean level now, how much a window has more or less than that beside what counting
+    adds, as a share, and how likely its wildest moves are.
     """
 
+    bank: Bank
+    steps: int
     futures: Floats
     now: float
     bursts: float
@@ -259,6 +261,8 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]
     """Return what each bank says of so many *steps* later: of the level, with the bursts about it
     and without what counting adds. *halves*: which were seen over windows of two steps.
     """
+    if not banks:
+        return []
     level, slope, level_var, cov, slope_var, weight = (
         np.array(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
     )
@@ -289,7 +293,8 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int], *, halves: Sequence[bool]
         below = middles[k, :count] / each[k, :count].sum()
         futures = np.maximum(np.interp(_RANKS, below, points[k, :count]), 0.0)
         now = max(0.0, float(shares[k] @ level[k]))
-        found.append(Ahead(futures, now, float(shares[k] @ _BURSTS), float(shares[k] @ _WILD)))
+        bursts, wild = float(shares[k] @ _BURSTS), float(shares[k] @ _WILD)
+        found.append(Ahead(banks[k], steps[k], futures, now, bursts, wild))
     return found
 
 

@@ -116,13 +116,15 @@ class Series:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What is remembered of one load: its samples, each over window_s, the filters before the last
-    one and now, what they had planned for, and when, what it was to go back to, and how unsure its
-    forecasts were. halves: the last sample shares half its window with the one before.
+    one and now, what they said last, what they had planned for, and when, what it was to go back
+    to, and how unsure its forecasts were. halves: the last sample shares half its window with the
+    one before.
     """
 
     rates: Series = field(default_factory=Series)
     before: Bank | None = None
     bank: Bank | None = None
+    said: filters.Ahead | None = None
     planned: Series = field(default_factory=Series)
     returning: Series = field(default_factory=Series)
     unsures: Series = field(default_factory=Series)
@@ -288,26 +290,45 @@ def forecast(
     banks = [history.bank for history in histories if history.bank is not None]
     assert len(banks) == len(histories), "a sample was seen"
     steps = [steps_ahead(each) for each in lead_s]
-    seen = filters.ahead(banks, steps, halves=[one.halves for one in histories])
-    together = zip(histories, seen, steps, quantile, strict=True)
-    return [_forecast(history, one, each, share) for history, one, each, share in together]
+    together = zip(histories, _said(histories, banks, steps), quantile, strict=True)
+    return [_forecast(history, said, share) for history, said, share in together]
 
 
-def _forecast(
-    history: History, seen: filters.Ahead, ahead: int, quantile: float
-) -> tuple[Forecast, History]:
-    values = history.rates.as_array()
+def _said(
+    histories: Sequence[History], banks: Sequence[Bank], steps: Sequence[int]
+) -> list[filters.Ahead]:
+    """Return what the *banks* of *histories* say ahead: what they said last, if nothing came since.
+    A server that is sized anew is asked about in the next cycle again, at another quantile.
+    """
+    found = {
+        place: history.said
+        for place, (history, bank, each) in enumerate(zip(histories, banks, steps, strict=True))
+        if history.said is not None and history.said.bank is bank and history.said.steps == each
+    }
+    new = [place for place in range(len(banks)) if place not in found]
+    made = filters.ahead(
+        [banks[place] for place in new],
+        [steps[place] for place in new],
+        halves=[histories[place].halves for place in new],
+    )
+    found.update(zip(new, made, strict=True))
+    return [found[place] for place in range(len(banks))]
+
+
+def _forecast(history: History, said: filters.Ahead, quantile: float) -> tuple[Forecast, History]:
+    values, ahead = history.rates.as_array(), said.steps
     fell = _fell(history, values)
     by_filters = Forecast(
-        futures=_no_higher_by_a_fall(seen.futures, values, fell=fell),
+        futures=_no_higher_by_a_fall(said.futures, values, fell=fell),
         method="filters",
-        now=seen.now,
-        bursts=seen.bursts,
-        wild=seen.wild,
+        now=said.now,
+        bursts=said.bursts,
+        wild=said.wild,
     )
     last_s = history.rates.next_s - STEP_S
     history = replace(
         history,
+        said=said,
         planned=history.planned.with_sample(by_filters.at(quantile), now_s=last_s),
         returning=history.returning.with_sample(_returning(values, ahead), now_s=last_s),
     )
