@@ -4,6 +4,7 @@ its threads are doing.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -133,7 +134,13 @@ def test_who_interrupts_a_sweep_is_told_how_it_goes_on(
         "0.02",
     ]
     sweep = ["sweep", *words, "--jobs", "1", "--out", str(tmp_path / "out"), "--quiet"]
+    given = {"data": words[1], "policy": words[3], "hours": words[5]}
+    parts = {"parts": [{"name": "a", "run": "sim", "with": given}]}
+    (tmp_path / "study.yaml").write_text(json.dumps(parts))
+    study = ["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out"), "--quiet"]
+    of_study = "part a ended with code 130; what is finished is kept: --resume goes on"
     for command, told in (
+        (study, f"inferno sim: interrupted\ninferno study: {of_study}\n"),
         (sweep, "inferno sweep: interrupted; what is finished is kept: --resume goes on\n"),
         (["sim", *words, "--out", str(tmp_path / "one")], "inferno sim: interrupted\n"),
     ):

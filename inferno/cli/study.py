@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ def _run(options: Namespace) -> int:
         where = cluster if command in RESUMED else []
         code = main([command, *words, *where, "--out", str(out), *resume, *quiet])
         if code != EXIT_OK:
+            # Its own line names a part's command: --resume is one of the study.
+            kept = "what is finished is kept: --resume goes on"
+            print(f"inferno study: part {name} ended with code {code}; {kept}", file=sys.stderr)
             return code
     return EXIT_OK
 
