@@ -87,6 +87,12 @@ def create_controller_app(
     )
     async def invoke(request: Request) -> Response:
         """Run a cycle now, or share the next one, and answer with its record."""
+        if request.url.query:
+            # A mode that stands there would be overlooked, and a cycle that was to advise acts.
+            raise SpecError(
+                'query: expected none, as the body has the mode: {"mode": "advise"}; found '
+                f"{request.url.query[:60]!r}"
+            )
         mode = _mode(await request.body())
         if not driver.alive:
             raise StoppedError("the controller does not run")

@@ -81,6 +81,16 @@ def test_a_body_that_makes_no_sense_is_refused_and_causes_no_cycle(body: str) ->
     assert served.records == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_mode_in_the_query_is_refused_and_causes_no_cycle(method: str) -> None:
+    """It was overlooked: `curl …/invoke?mode=advise` acted."""
+    with serving(FakeBackend([server_view()])) as served:
+        answer = served.client.request(method, "/invoke?mode=advise")
+    assert answer.status_code == 400
+    assert answer.json()["message"].endswith("found 'mode=advise'")
+    assert served.records == []
+
+
 def test_a_body_without_end_is_refused() -> None:
     """A mode has a few bytes; memory is for the loop."""
     with serving(FakeBackend([server_view()])) as served:
