@@ -113,6 +113,8 @@ _FIGURES = (
     *("prefixCacheHitShare", "fetchedPromptShare"),
     *("minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),
 )
+_WHOLE = {*_COUNTS, "minReplicas", "maxReplicas", "gpusPerReplica"}
+_FLAGS = ("pooled", "batchFixed", "acceleratorFixed")
 _MAPS = ("percentiles", "gpusReachable", "missing", "hold")
 _FIGURE_MAX = 1e9
 # What a line tells of the world and of the loop as a whole: the least of each.
@@ -140,6 +142,9 @@ def _check_line(line: Mapping[str, Any], place: str) -> None:
         raise _fail(line, place, "capacityMax", "GPUs by type")
     if not (isinstance(shared, list) and all(map(_is_shared, shared))):
         raise _fail(line, place, "sharedGpus", "objects with type, servers and count")
+    capacity = line.get("capacity") or []
+    if not (isinstance(capacity, list) and all(map(_is_capacity, capacity))):
+        raise _fail(line, place, "capacity", "objects with type, available, used and seen")
 
 
 def _is_count(value: object) -> bool:
@@ -152,6 +157,12 @@ def _is_shared(value: object) -> bool:
     names = value.get("servers")
     told = isinstance(value.get("type"), str) and _is_count(value.get("count"))
     return told and isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def _is_capacity(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+        return False
+    return not value.get("seen") or (_is_count(value.get("available")) and _is_count(value["used"]))
 
 
 def _fail(told: Mapping[str, Any], place: str, name: str, expected: str) -> SpecError:
@@ -173,9 +184,13 @@ def _check(row: Mapping[str, Any], place: str) -> None:
             continue
         # Clocks may differ: an age may be less than nothing.
         least = -_FIGURE_MAX if name.endswith("AgeS") else 0.0
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        kinds, what = (int, "a whole number") if name in _WHOLE else (int | float, "a number")
+        number = isinstance(value, kinds) and not isinstance(value, bool)
         if not number or not least <= row[name] <= _FIGURE_MAX:
-            raise fail(name, f"a number >= {least:g} and <= {_FIGURE_MAX:g}")
+            raise fail(name, f"{what} >= {least:g} and <= {_FIGURE_MAX:g}")
+    for name in _FLAGS:
+        if not isinstance(row.get(name), bool | None):
+            raise fail(name, "true or false")
     for name in _MAPS:
         if not isinstance(row.get(name), Mapping | None):
             raise fail(name, "an object {…}")

@@ -120,6 +120,13 @@ def test_a_line_that_is_no_record_is_named() -> None:
         ("startUpS", 1e308, "startUpS: expected a number >= 0 and <= 1e+09, found 1e+308"),
         ("model", [], "model: expected a text, found []"),
         ("gpusReachable", 3, "gpusReachable: expected an object {…}, found 3"),
+        (
+            "maxReplicas",
+            1.5,
+            "maxReplicas: expected a whole number >= 0 and <= 1e+09, found 1.5",
+        ),
+        ("pooled", {"a": 1}, 'pooled: expected true or false, found {"a": 1}'),
+        ("acceleratorFixed", "no", "acceleratorFixed: expected true or false, found 'no'"),
     ],
 )
 def test_a_figure_of_a_record_that_is_none_is_named(name: str, value: object, said: str) -> None:
@@ -129,6 +136,15 @@ def test_a_figure_of_a_record_that_is_none_is_named(name: str, value: object, sa
     with pytest.raises(SpecError) as caught:
         list(replay(lines, make_policy("hpa"), system()))
     assert str(caught.value) == f"line 2: 's1': {said}"
+
+
+@pytest.mark.parametrize(("name", "value"), [("type", None), ("available", ""), ("used", [])])
+def test_gpus_of_a_record_that_are_none_are_named(name: str, value: object) -> None:
+    """They ended in a traceback of the sizing."""
+    lines = recorded(FakeBackend([server_view()], capacity={"H100": 8, "A100": 8}))
+    lines[1]["capacity"][0][name] = value
+    with pytest.raises(SpecError, match=r"^line 2: capacity: expected objects with type, avail"):
+        list(replay(lines, make_policy("slo"), system()))
 
 
 SPEED, SHORT_S = 8.0, 6.0
