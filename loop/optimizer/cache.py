@@ -4,7 +4,7 @@ same with it and without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 
 from loop.optimizer.catalog import make_catalog
 from loop.optimizer.solvers.shortages import Shortages
-from loop.optimizer.table import narrowed
+from loop.optimizer.table import Answer, narrowed
 from loop.replacing import replace
 from loop.spec import ServerData
 from twin.frozen import made_quickly
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from loop.optimizer.model.within import Looked
     from loop.optimizer.solution import Assignment, Solution
     from loop.optimizer.solvers.several import SeveralAnswer
-    from loop.optimizer.table import Answer, CandidateTable, Problem
+    from loop.optimizer.table import CandidateTable, Problem
     from loop.spec import Perf, ServiceClass, SystemData
     from twin.spec import Accelerator
 
@@ -92,6 +92,21 @@ class SizingCache:
         found = (one for one in reversed(self._inputs) if one.is_of(data, settings))
         one = next(found, None)
         return None if one is None else one.solved
+
+    def chosen_beside(
+        self, data: SystemData, settings: object
+    ) -> tuple[Chosen, Sequence[int]] | None:
+        """Return what was chosen of the same input, of whose servers some could move that stay now,
+        and the places of these; each server was given something.
+        """
+        for one in reversed(self._inputs):
+            chosen = one.solved.chosen
+            if chosen is None or chosen.wider or len(chosen.served) < len(data.servers):
+                continue
+            stayers = one.stayers(data, settings)
+            if stayers is not None:
+                return chosen, stayers
+        return None
 
     def catalog(self, data: SystemData) -> Catalog:
         """Return the catalog of *data*, the last one if accelerators and models are the same."""
@@ -211,6 +226,12 @@ class Chosen(NamedTuple):
     answer: Answer | SeveralAnswer
     wider: bool = False
 
+    @property
+    def served(self) -> Collection[int]:
+        """Return the places of the servers that are given something."""
+        answer = self.answer
+        return answer.choices if isinstance(answer, Answer) else answer.parts
+
 
 @dataclass(slots=True)
 class Solved:
@@ -238,6 +259,18 @@ class _Input:
             and data == self.data
             and list(data.servers) == list(self.data.servers)
         )
+
+    def stayers(self, data: SystemData, settings: object) -> list[int] | None:
+        """Return the places of the servers of *data* that are to stay and could move here; None if
+        anything else is another.
+        """
+        then = self.data
+        if settings != self.settings or list(data.servers) != list(then.servers):
+            return None
+        stayers = _stayers(list(data.servers.values()), list(then.servers.values()))
+        if stayers is None or replace(data, servers=then.servers) != then:
+            return None
+        return stayers
 
 
 _but_staying = attrgetter(
@@ -279,16 +312,24 @@ class _Sized:
         """
         if len(servers) != len(self.servers):
             return None
-        stayers = []
-        for place, (one, other) in enumerate(zip(servers, self.servers, strict=True)):
-            if one is other or one == other:
-                continue
-            if not one.keep_accelerator or other.keep_accelerator:
-                return None
-            if _but_staying(one) != _but_staying(other):
-                return None
-            stayers.append(place)
-        return narrowed(self.table, stayers)
+        stayers = _stayers(servers, self.servers)
+        return None if stayers is None else narrowed(self.table, stayers)
+
+
+def _stayers(servers: Sequence[ServerData], before: Sequence[ServerData]) -> list[int] | None:
+    """Return the places of *servers* that are to stay on the accelerator that they have, and could
+    move *before*; None if any is another.
+    """
+    stayers = []
+    for place, (one, other) in enumerate(zip(servers, before, strict=True)):
+        if one is other or one == other:
+            continue
+        if not one.keep_accelerator or other.keep_accelerator:
+            return None
+        if _but_staying(one) != _but_staying(other):
+            return None
+        stayers.append(place)
+    return stayers
 
 
 @dataclass(frozen=True, slots=True)

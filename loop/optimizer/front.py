@@ -16,7 +16,7 @@ from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import NOBODY, best_for_all, solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.several import SeveralAnswer, SeveralProblem, solve_several
-from loop.optimizer.table import GOOD, TOO_MANY, Answer, Problem, make_problem
+from loop.optimizer.table import GOOD, TOO_MANY, Answer, Problem, home_rows, make_problem
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def optimize(
     asked = settings if settings.figures else replace(settings, figures=True)
     solved = cache.solved(data, asked)
     if solved is None:
-        chosen = _solve(data, settings, cache, whole=whole)
+        chosen = _at_home(data, settings, cache, asked=asked)
+        chosen = chosen or _solve(data, settings, cache, whole=whole)
         solved = Solved(chosen)
         if chosen.answer is not NOBODY:
             cache.keep(data, asked, solved)
@@ -54,6 +55,27 @@ def optimize(
         if settings.figures:
             solved.chosen = None
     return solved.solution
+
+
+def _at_home(
+    data: SystemData, settings: OptimizerSettings, cache: SizingCache, *, asked: OptimizerSettings
+) -> Chosen | None:
+    """Return what is chosen where some servers stay where they are, by what was chosen of all as
+    they could move: the best for each, if there is room for that. None if it has to be solved.
+    """
+    beside = cache.chosen_beside(data, asked)
+    if beside is None or settings.rules.in_force(settings).solver != "exact":
+        return None
+    (table, problem, answer, _), stayers = beside
+    rows = home_rows(table, stayers)
+    if rows is None or isinstance(answer, SeveralAnswer):
+        return None
+    options = list(problem.options)
+    for place, row in zip(stayers, rows, strict=True):
+        options[place] = [row]
+    problem = replace(problem, options=options)
+    best = best_for_all(problem)
+    return None if best is None else Chosen(table, problem, best)
 
 
 def _solve(

@@ -251,15 +251,7 @@ def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | 
         return table
     moves = np.ones(len(table.servers), dtype=np.bool_)
     moves[np.asarray(stayers, dtype=np.intp)] = False
-    rows = np.flatnonzero(
-        moves[table.server]
-        | (
-            (table.accelerator == table.asked.accelerator)
-            & (table.accelerator >= 0)
-            & (table.verdict == GOOD)
-            & (table.percentile == table.asked.percentile)
-        )
-    )
+    rows = np.flatnonzero(moves[table.server] | _at_home(table))
     server = table.server[rows]
     counts = np.bincount(server, minlength=len(table.servers))
     if (counts[~moves] != 1).any():
@@ -273,6 +265,24 @@ def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | 
         means=lambda some: means(rows[some]),
         **{name: getattr(table, name)[rows] for name in _BY_ROW},
     )
+
+
+def home_rows(table: CandidateTable, stayers: Sequence[int]) -> list[int] | None:
+    """Return the rows that `narrowed` leaves of *stayers*, one each, or None as that does."""
+    home = np.flatnonzero(_at_home(table))
+    rows = dict(zip(table.server[home].tolist(), home.tolist(), strict=True))
+    return None if any(place not in rows for place in stayers) else [rows[p] for p in stayers]
+
+
+def _at_home(table: CandidateTable) -> Bools:
+    """Tell which rows are of the accelerator that a server has, and serve it as well as asked."""
+    found: Bools = (
+        (table.accelerator == table.asked.accelerator)
+        & (table.accelerator >= 0)
+        & (table.verdict == GOOD)
+        & (table.percentile == table.asked.percentile)
+    )
+    return found
 
 
 def spliced(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
@@ -53,6 +53,25 @@ def test_what_was_asked_before_changes_no_answer(rules: Rules) -> None:
         asked.append(replace(before, servers={name: moved(before, name, rng) for name in some}))
     for data in [*asked, large]:
         assert optimize(data, how, cache=cache) == optimize(data, how)
+
+
+@pytest.mark.costly
+@settings(max_examples=10)
+@given(servers=several_servers(most=3), data=st.data())
+def test_who_stays_gets_the_same_if_it_was_asked_before_where_it_would_go(
+    servers: list[ServerData], data: st.DataObject
+) -> None:
+    """What was found of all as they could move says what is found where some stay."""
+    room = data.draw(st.sampled_from([8, 100]))
+    free = small_system(*servers, capacity=dict.fromkeys(("H100", "A100", "L4"), room))
+    there = [one.name for one in servers if one.current.accelerator] or list(free.servers)
+    stay = data.draw(st.sets(st.sampled_from(there), min_size=1))
+    kept = {name: replace(one, keep_accelerator=name in stay) for name, one in free.servers.items()}
+    cache, bare = SizingCache(), replace(EXACT, figures=False)
+    optimize(free, bare, cache=cache)
+    for how in (bare, EXACT):
+        asked = replace(free, servers=kept)
+        assert optimize(asked, how, cache=cache) == optimize(asked, how)
 
 
 def moved(data: SystemData, name: str, rng: np.random.Generator) -> ServerData:
