@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from experiments.arrow_table import arrow_table
 from experiments.columns import Column, Columns, Window, rows_of
-from experiments.config import RunConfig
+from experiments.config import HOURS_MAX, RunConfig
 from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
 from experiments.figures import SCREEN, Form, save_figure
 from experiments.output import whole_directory, write_json
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 REQUESTS, PODS = "requests.parquet", "pods.parquet"
 SUMMARY, RUN, TIMELINE = "summary.json", "run.json", "timeline"
+_MAPS = ("servers", "accelerator_hours_by_type")  # what a summary has that is no figure
 
 _OUTCOMES = [outcome.name.lower() for outcome in Outcome]
 # Of each request, what figures and pages are made from: a day of a large system has millions.
@@ -204,6 +205,10 @@ def read_run(directory: Path) -> RunRecords:
         if len(cycles) != summary["cycles"]:
             raise ValueError(f"{len(cycles)} lines in {CYCLES} for {summary['cycles']} cycles")
         names = tuple(server["name"] for server in about["servers"])
+        for scores in (summary, *(summary["servers"][name] for name in names)):
+            _require_figures(scores)
+        if not 0.0 <= about["duration_s"] <= HOURS_MAX * 3600.0:
+            raise ValueError(f"duration_s {shown(about['duration_s'])}")
         return RunRecords(
             names=names,
             targets=tuple(_target(server) for server in about["servers"]),
@@ -216,11 +221,18 @@ def read_run(directory: Path) -> RunRecords:
             requests=_read_requests(directory / REQUESTS, names=names),
             pods=_indexed(pods, names=names),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpecError(
             f"{directory}: expected the files of one run as this version writes them, found "
             f"{_written_by(about)}: {error!r}"
         ) from None
+
+
+def _require_figures(scores: Mapping[str, Any]) -> None:
+    """Raise ValueError for a score that is no number: tables and pages would end on it."""
+    for name, value in scores.items():
+        if not isinstance(value, int | float | None) and name not in _MAPS:
+            raise ValueError(f"{name} {shown(value)}")
 
 
 def read_about(directory: Path) -> dict[str, Any]:
@@ -334,9 +346,16 @@ def _codes(column: pd.Series[Any], names: list[str] | tuple[str, ...]) -> Column
 def _target(server: Mapping[str, Any]) -> SloTarget | None:
     if "model" not in server:
         return None
-    percentiles = tuple(PercentileTarget(**one) for one in server.get("percentiles", ()))
-    given = {key: value for key, value in server.items() if key not in ("name", "percentiles")}
-    return SloTarget(**given, percentiles=percentiles)
+    percentiles = tuple(
+        PercentileTarget(
+            latency=one["latency"],
+            percentile=float(one["percentile"]),
+            limit_ms=float(one["limit_ms"]),
+        )
+        for one in server.get("percentiles", ())
+    )
+    limits = {name: float(server[name]) for name in ("slo_ttft_ms", "slo_itl_ms", "slo_tps")}
+    return SloTarget(model=server["model"], **limits, percentiles=percentiles)
 
 
 def _draw(records: RunRecords, form: Form = SCREEN) -> Any:

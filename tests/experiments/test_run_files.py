@@ -155,6 +155,28 @@ def test_a_missing_or_damaged_file_is_told_in_a_line(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("summary.json", '"offered_rpm": ', '"offered_rpm": [], "was": '),
+        ("run.json", '"slo_ttft_ms": ', '"slo_ttft_ms": "abc", "was": '),
+        ("run.json", '"duration_s": ', '"duration_s": 1e300, "was": '),
+    ],
+)
+def test_figures_that_somebody_edited_are_told_in_a_line(
+    written: tuple[RunResult, Path], tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    """A page ended in a traceback, and a length of ages took all memory."""
+    _, out = written
+    for path in out.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = (tmp_path / name).read_text()
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new, 1))
+    with pytest.raises(SpecError, match="expected the files of one run as this version writes"):
+        read_run(tmp_path)
+
+
 def test_bad_input_leaves_no_directory(tmp_path: Path) -> None:
     """Nothing half is written."""
     with pytest.raises(SpecError):
