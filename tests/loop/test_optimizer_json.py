@@ -92,6 +92,15 @@ def test_the_answer_has_the_words_of_the_wire() -> None:
     json.dumps(answer, allow_nan=False)
 
 
+@pytest.mark.parametrize("objective", ["slo-ttft", "slo-itl"])
+def test_a_target_of_next_to_nothing_is_out_of_reach(objective: str) -> None:
+    """A warning of NumPy stood before the answer."""
+    targets = [{"model": "m", objective: 1e-308}]
+    classes = [{"name": "Premium", "priority": 1, "modelTargets": targets}]
+    answer = optimize_json(changed(serviceClassData={"serviceClasses": classes}), rules=GO_TODAY)
+    assert answer["allocations"] == {}
+
+
 def test_outside_compat_the_answer_explains_itself() -> None:
     """Reasons and figures beside every allocation, and how far the whole may be from the best."""
     answer = optimize_json(changed())

@@ -192,7 +192,9 @@ def highest_rates(
     """
     low, high = figures(analyze(model, model.rate_min)), figures(analyze(model, model.rate_max))
     weights = targets.weights()
-    verdict, rising = search.ends(low * weights, high * weights)
+    with np.errstate(over="ignore"):  # a target of next to nothing is missed beyond measure
+        ratios = low * weights, high * weights
+    verdict, rising = search.ends(*ratios)
     by_tps = TPS_SHARE * RATE_MAX_SHARE * model.chain.service_full
     slowed = (targets.tps > 0.0) & (by_tps < model.rate_max)
     limits = _Limited(np.where(slowed, by_tps, model.rate_max), np.where(slowed, 3, 4))
