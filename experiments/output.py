@@ -133,9 +133,10 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpecError(
-            f"{out}: expected a directory that can be written, found {error.strerror or error}"
-        ) from None
+        above = (one for one in (out, *out.parents) if one.exists() and not one.is_dir())
+        taken = next(above, None)
+        found = error.strerror or error if taken is None else f"{taken}, which is a file"
+        raise SpecError(f"{out}: expected a directory that can be written, found {found}") from None
 
 
 @contextmanager
