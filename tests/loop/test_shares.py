@@ -14,7 +14,7 @@ from loop.policies.slo import SloPolicy
 from loop.policies.slo.ask import Asking
 from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.shares import _options, share_out
-from loop.policies.slo.worth import met_share
+from loop.policies.slo.worth import in_time_share, met_share
 from loop.spec import SystemData
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Load, ServerView, Snapshot
@@ -162,3 +162,34 @@ def test_who_is_far_beyond_what_it_can_have_stands_behind_who_can_be_served() ->
     assert shares == sorted(shares, reverse=True)
     assert (shares[0], shares[-1]) == (1.0, 0.0)
     assert met_share(1400.0, 1000.0, easy=2.0) > 0.5
+
+
+@pytest.mark.parametrize("queued", ["a", "z"])
+def test_a_long_queue_stands_behind_what_can_still_be_in_time(queued: str) -> None:
+    """All that comes behind a queue is late until it is drained: replicas for half of two servers
+    with queues meet nothing.
+    """
+    load = Load(rate_rpm=4000.0, in_tokens=512.0, out_tokens=256.0)
+    views = {
+        name: server_view(
+            name, load=load, backlog=30_000 if name == queued else 0, load_source="labels"
+        )
+        for name in ("a", "z")
+    }
+    data = system(servers={name: server_data(name) for name in views})
+    data = replace(data, optimizer=replace(data.optimizer, saturation_policy="PriorityRoundRobin"))
+    whole = {"H100": CapacityView(type="H100", total=5, used=0)}
+    seen = Snapshot(now_s=600.0, servers=views, capacity=whole, window_s=60.0)
+    ask, settings = partial(optimize), SloPolicy()._settings()
+    case = make_case(seen, data, {}, sizing=SIZING, ask=ask, settings=settings)
+    asking = Asking(ask=ask, plain=ask, settings=settings, held={}, woken={})
+    shares = share_out(case, asking.rest(case.sized(drains=False), {}), asking=asking)
+    assert shares.rates_rpm.keys() | shares.left_out.keys() == {queued}
+
+
+def test_a_queue_that_is_drained_in_a_third_of_the_time_leaves_two_thirds_in_time() -> None:
+    """Nothing that waits costs nothing, and what nothing drains makes all late."""
+    assert in_time_share(100.0, 10.0, within_s=1800.0) == pytest.approx(2.0 / 3.0)
+    assert in_time_share(0.0, -10.0, within_s=1800.0) == 1.0
+    assert in_time_share(1.0, 0.0, within_s=1800.0) == 0.0
+    assert in_time_share(1000.0, 10.0, within_s=1800.0) == 0.0

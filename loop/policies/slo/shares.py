@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.solvers.core import Effort, OutOfTimeError, Program, minimise
-from loop.policies.slo.worth import MET_CENTS_LOWEST, met_cents, met_share, served_share
+from loop.policies.slo.worth import (
+    MET_CENTS_LOWEST,
+    in_time_share,
+    met_cents,
+    met_share,
+    served_share,
+)
 from loop.replacing import replace
 from loop.spec import OptimizerData, gpus
 from loop.types import Why
@@ -267,10 +273,32 @@ def _worth(
     kept_rpm = capacity_rpm * here / count
     met = met_share(rate_rpm, kept_rpm, easy=easy)
     met += (1.0 - late) * (met_share(rate_rpm, capacity_rpm, easy=easy) - met)
+    # While its queue lasts, all that a server serves is late: GPUs for a part of each of many
+    # servers with queues would meet nothing.
+    met *= in_time_share(
+        _too_many(case, view, capacity_rpm),
+        easy * capacity_rpm - rate_rpm,
+        within_s=PAYS_WITHIN_S,
+    )
     served = served_share(rate_rpm, kept_rpm)
     served += (1.0 - late) * (served_share(rate_rpm, capacity_rpm) - served)
     cost = TIE * min(price, most)
     return most * met - cost, most * served - cost
+
+
+def _too_many(case: Case, view: ServerView, capacity_rpm: float) -> float:
+    """Return how many more requests wait in *view* than *capacity_rpm* serves within its target for
+    the TTFT; none without such a target.
+    """
+    target = case.data.target(service_class=view.service_class, model=view.model)
+    if target is None:
+        return 0.0
+    limits_ms = [one.limit_ms for one in target.percentiles if one.latency == "ttft"]
+    if target.slo_ttft_ms > 0.0:
+        limits_ms.append(target.slo_ttft_ms)
+    if not limits_ms:
+        return 0.0
+    return max(0.0, view.backlog - capacity_rpm * min(limits_ms) / 60_000.0)
 
 
 def _best(

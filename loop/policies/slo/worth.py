@@ -130,6 +130,17 @@ def served_share(rate_rpm: float, capacity_rpm: float) -> float:
     return 1.0 if rate_rpm <= capacity_rpm else capacity_rpm / rate_rpm
 
 
+def in_time_share(waiting: float, spare_rpm: float, *, within_s: float) -> float:
+    """Return for what share of *within_s* none of the *waiting* requests is left, which *spare_rpm*
+    drain: all that comes behind them until then is late.
+    """
+    if waiting <= 0.0:
+        return 1.0
+    if spare_rpm <= 0.0:
+        return 0.0
+    return max(0.0, 1.0 - 60.0 * waiting / (spare_rpm * within_s))
+
+
 def worth_of(data: SystemData, view: ServerView) -> Worth:
     """Return what a replica costs where the server is, 0 if the data do not know, and what its
     requests are worth.
