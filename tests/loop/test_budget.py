@@ -64,6 +64,7 @@ def test_a_budget_buys_the_best_but_for_one_step(seed: int, ample: bool) -> None
 
 
 def test_what_costs_nothing_is_had_and_a_budget_is_spent_to_the_cent() -> None:
+    """Sums of prices are not exact: three times 0.1 is more than 0.3."""
     options = {
         "dear": [Offer("H100", n, 0.1 * n, 10.0 * n) for n in (1, 2, 3)],
         "gift": [Offer("H100", 1, 0.0, 1.0)],

@@ -32,16 +32,16 @@ class Offer(Protocol):
         ...
 
 
-O = TypeVar("O", bound=Offer)  # noqa: E741
+OfferT = TypeVar("OfferT", bound=Offer)
 
 
 def bought(
-    options: Mapping[str, Sequence[O]],
+    options: Mapping[str, Sequence[OfferT]],
     *,
-    worth: Callable[[O], float],
+    worth: Callable[[OfferT], float],
     capacity: Mapping[str, int],
     budget: float,
-) -> dict[str, O]:
+) -> dict[str, OfferT]:
     """Return an option of each server, nothing for some, that cost no more than *budget* and hold
     no more GPUs than the *capacity* of each type.
 
@@ -51,10 +51,10 @@ def bought(
     load anywhere changes little of what the others have; the best choice in whole replicas, which
     brings at most that one step more if GPUs are ample, may change all of it.
     """
-    taken: dict[str, O] = {}
+    taken: dict[str, OfferT] = {}
     left, money = dict(capacity), budget * EXACT
 
-    def step(name: str, one: O) -> None:
+    def step(name: str, one: OfferT) -> None:
         nonlocal money
         last = taken.get(name)
         price = one.price - (last.price if last else 0.0)
@@ -87,11 +87,13 @@ def bought(
     return taken
 
 
-def _frontier(own: Sequence[O], worth: Callable[[O], float]) -> list[tuple[float, O]]:
+def _frontier(
+    own: Sequence[OfferT], worth: Callable[[OfferT], float]
+) -> list[tuple[float, OfferT]]:
     """Return the options of a server of which no mixture of two others brings more for the price,
     the cheapest first, each with what a dollar more brings.
     """
-    found: list[tuple[float, O]] = []
+    found: list[tuple[float, OfferT]] = []
     for one in sorted(own, key=lambda one: (one.price, -worth(one))):
         while True:
             price, had = (found[-1][1].price, worth(found[-1][1])) if found else (0.0, 0.0)
