@@ -205,7 +205,6 @@ class Controller:
         reading = data.load()
         refuse(reading.system)
         self._system = reading.system
-        self._bounded = self._with_budget(reading.system)
         self._told_at_start = reading.warnings
 
     def cycle(
@@ -343,8 +342,7 @@ class Controller:
         error = reading.error
         try:
             refuse(reading.system)
-            if reading.system is not self._system:
-                self._system, self._bounded = reading.system, self._with_budget(reading.system)
+            self._system = reading.system
         except SpecError as problem:
             error = error or str(problem)
         record = replace(record, data=self._system, error=error)
@@ -424,17 +422,11 @@ class Controller:
             last = self._told = _Told(servers, system, self._with_fixed(snapshot))
         return last.known
 
-    def _with_budget(self, system: SystemData) -> SystemData:
-        """Return *system* with the budget of this loop, if there is one."""
-        budget = self._settings.budget_usd_per_h
-        return system if budget is None else replace(system, budget_cents_per_h=100.0 * budget)
-
     def _with_fixed(self, snapshot: Snapshot) -> SystemData:
-        """Return the data with the budget, and with the batch of each server whose batch is fixed,
-        and whose accelerator is; in mode "export", that every server stays on its accelerator, at
-        its batch.
+        """Return the data with the batch of each server whose batch is fixed, and whose accelerator
+        is; in mode "export", that every server stays on its accelerator, at its batch.
         """
-        system, stays = self._bounded, self._settings.mode == "export"
+        system, stays = self._system, self._settings.mode == "export"
         fixed = [
             (name, view)
             for name, view in snapshot.servers.items()

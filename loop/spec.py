@@ -201,8 +201,7 @@ class OptimizerData:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemData:
     """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is
-    GPUs per type; budget_cents_per_h is what all servers together may cost (None: there is no
-    bound; the controller tells it, no file does).
+    GPUs per type.
     """
 
     accelerators: Mapping[str, Accelerator]
@@ -211,7 +210,6 @@ class SystemData:
     servers: Mapping[str, ServerData] = field(default_factory=dict)
     optimizer: OptimizerData = field(default_factory=OptimizerData)
     capacity: Mapping[str, int] = field(default_factory=dict)
-    budget_cents_per_h: float | None = None
 
     def target(self, *, service_class: str, model: str) -> SloTarget | None:
         """Return the objectives of *model* in *service_class*, or None if there are none."""

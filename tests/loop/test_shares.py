@@ -17,7 +17,7 @@ from loop.policies.slo.shares import _options, share_out
 from loop.policies.slo.worth import in_time_share, met_share
 from loop.spec import SystemData
 from loop.testing.fakes import server_data, server_view, system
-from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
+from loop.types import CapacityView, Load, ServerView, Snapshot
 from tests.parts import first
 
 SIZING = Sizing(
@@ -193,38 +193,3 @@ def test_a_queue_that_is_drained_in_a_third_of_the_time_leaves_two_thirds_in_tim
     assert in_time_share(0.0, -10.0, within_s=1800.0) == 1.0
     assert in_time_share(1.0, 0.0, within_s=1800.0) == 0.0
     assert in_time_share(1000.0, 10.0, within_s=1800.0) == 0.0
-
-
-@pytest.mark.parametrize("unlimited", [False, True])
-def test_a_budget_goes_where_it_brings_most(unlimited: bool) -> None:
-    """A request of Premium is worth more, but for the price of its GPUs Free serves many more: with
-    half of what both cost the higher class is not first.
-    """
-    loads = {
-        "Premium": Load(rate_rpm=300.0, in_tokens=3000.0, out_tokens=1500.0),
-        "Free": Load(rate_rpm=2000.0, in_tokens=500.0, out_tokens=250.0),
-    }
-    views = {
-        name: server_view(
-            name, service_class=name, load=load, load_source="labels", wanted=4, ready=4
-        )
-        for name, load in loads.items()
-    }
-    data = system(servers={name: server_data(name) for name in views})
-    data = replace(data, optimizer=replace(data.optimizer, unlimited=unlimited))
-    gpus = {kind: CapacityView(type=kind, total=40, used=0) for kind in ("H100", "A100")}
-    seen = Snapshot(now_s=600.0, servers=views, capacity=gpus, window_s=60.0)
-
-    def within(budget_cents_per_h: float | None) -> tuple[Decision, float]:
-        known = replace(data, budget_cents_per_h=budget_cents_per_h)
-        decision, _ = SloPolicy().decide(seen, known, SloPolicy().start())
-        costs = (one.cost_cents_per_h for one in decision.targets.values())
-        return decision, sum(cost or 0.0 for cost in costs)
-
-    whole, spent = within(None)
-    assert within(spent)[0] == whole
-    half, spent_of_half = within(spent / 2.0)
-    assert spent_of_half <= spent / 2.0
-    assert half.targets["Free"].replicas == whole.targets["Free"].replicas
-    assert half.targets["Premium"].why.kind == "budget"
-    assert half.targets["Premium"].replicas < whole.targets["Premium"].replicas

@@ -159,18 +159,12 @@ class SloPolicy:
         """
         found, moved = case.within_capacity(asking.found), dict[str, int]()
         shares: Shares | None = None
-        dear = case.data.budget_cents_per_h is not None
-        limited = dear or not case.data.optimizer.unlimited
-        if found.short and limited and not self.compat:
-            case = replace(case, dear=dear)
-            # What pays for margins pays for the load of others, too.
-            sized = case.system if dear else case.sized(drains=False)
-            coming = asking.rest(sized, found.infeasible)
+        if found.short and not self.compat and not case.data.optimizer.unlimited:
+            coming = asking.rest(case.sized(drains=False), found.infeasible)
             shares = share_out(case, coming, asking=asking)
             asking = replace(asking, left_out=shares.left_out)
-            # A replica of few takes a little less than one of many: these shares are of many. What
-            # is a little too dear the controller cuts.
-            for part in TRIED[:1] if dear else TRIED:
+            # A replica of few takes a little less than one of many: these shares are of many.
+            for part in TRIED:
                 rates = {name: part * rate_rpm for name, rate_rpm in shares.rates_rpm.items()}
                 case = replace(case, shares=rates, easy=shares.easy)
                 found = case.within_capacity(asking.found)
@@ -229,7 +223,6 @@ class SloPolicy:
                 None if load is None else load.rate_rpm,
                 None if asked is None else asked.forecast.method,
                 case.share_rpm(name),
-                "budget" if case.dear else "capacity",
                 replicas[name],
                 self._max_batch(one, found.system, case.snapshot.servers[name]),
                 asked.crowd.tokens if asked is not None and asked.crowd is not None else 0.0,
@@ -345,9 +338,8 @@ def _target(what: Told) -> Target:
         said = f"its replicas take {what.slower:.2f} times as long as the data say"
         why = replace(why, text=f"{why.text}; {said}")
     if what.share is not None:
-        share_rpm, coming_rpm = what.share
-        text = f"{what.scarce}: {share_rpm:.0f} of {coming_rpm:.0f} requests/min; {why.text}"
-        why = replace(why, kind=what.scarce, text=text)
+        text = f"capacity: {what.share[0]:.0f} of {what.share[1]:.0f} requests/min; {why.text}"
+        why = replace(why, kind="capacity", text=text)
     why = replace(why, details={**why.details, **demand})
     return Target(
         server=found.server,

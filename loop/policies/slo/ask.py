@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from loop.optimizer.solution import Solution
-from loop.policies.slo.budget import EXACT
 from loop.policies.slo.room import FreeGpus, without
 from loop.replacing import replace
 from loop.spec import gpus
@@ -43,27 +42,26 @@ class Optimize(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A solution, the system that it is of, the servers that nothing in it can serve, and those
-    that it was not asked for as there are no GPUs for them. dear: it costs more than the budget.
+    that it was not asked for as there are no GPUs for them.
     """
 
     system: SystemData
     solution: Solution
     infeasible: Mapping[str, Why]
     left_out: Mapping[str, Why] = field(default_factory=dict)
-    dear: bool = False
 
     @property
-    def short(self) -> bool:
-        """Return whether money is missing, or servers asked for get nothing, or less than they
-        need, because GPUs are; not those whose pods cannot be put on more of them.
+    def short(self) -> list[str]:
+        """Return the servers asked for that get nothing, or less than they need, because GPUs are
+        missing; not those whose pods cannot be put on more of them.
         """
-        unserved, allocations = self.solution.unserved, self.solution.allocations
-        none = {name for name, why in unserved.items() if why.kind == "capacity"}
-        some = (
-            one.why.kind == "capacity" and WITHIN_REACH not in one.why.details
-            for one in allocations.values()
-        )
-        return self.dear or bool(none - self.left_out.keys()) or any(some)
+        none = {name for name, why in self.solution.unserved.items() if why.kind == "capacity"}
+        some = {
+            name
+            for name, one in self.solution.allocations.items()
+            if one.why.kind == "capacity" and WITHIN_REACH not in one.why.details
+        }
+        return sorted((none - self.left_out.keys()) | some)
 
 
 @made_quickly
@@ -115,17 +113,8 @@ class Asking:
 
     def made(self, system: SystemData, solution: Solution, infeasible: Mapping[str, Why]) -> Found:
         """Return what is found."""
-        dear = False
-        if system.budget_cents_per_h is not None:
-            left = self.rest(system, infeasible).budget_cents_per_h
-            spent = sum(one.cost_cents_per_h for one in solution.allocations.values())
-            dear = left is not None and spent > left * EXACT
         return Found(
-            system=system,
-            solution=solution,
-            infeasible=infeasible,
-            left_out=self.left_out,
-            dear=dear,
+            system=system, solution=solution, infeasible=infeasible, left_out=self.left_out
         )
 
     def explained(self, found: Found) -> Found:

@@ -166,7 +166,7 @@ class Case:
     get their first replica; system has the margins of all classes. stays are filled with the
     servers of which somebody asks how long they have stayed: that is another answer each second;
     starts with those of which somebody asks how their pods start: of all others it is the same
-    which of their pods are ready. dear: shares are of the budget, not of GPUs alone.
+    which of their pods are ready.
     """
 
     snapshot: Snapshot
@@ -181,7 +181,6 @@ class Case:
     stays: set[str] = field(default_factory=set, compare=False)
     starts: set[str] = field(default_factory=set, compare=False)
     easy: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    dear: bool = False
 
     def sized(self, *, bare_from: int | None = None, drains: bool = True) -> SystemData:
         """Return the system with these margins, as `Sizing.system` does."""
@@ -197,8 +196,7 @@ class Case:
     def within_capacity(self, find: Find) -> Found:
         """Return what is found with the margins that there are GPUs for.
 
-        A budget is shared by what is worth most, margins too. Else, if GPUs are missing without any
-        margin, nobody has one, and nobody any for what waits if
+        If GPUs are missing without any margin, nobody has one, and nobody any for what waits if
         they are missing for that; else the lowest classes go without. Of MANY servers nobody has
         any of these at once: each more that is looked at takes seconds, and margins come back.
         """
@@ -211,12 +209,9 @@ class Case:
         many = len(servers) > MANY
         if many and self.shares:
             return find(self.sized(drains=False))
-        sized = self.sized() if self.shares else self.system
-        found = find(sized, whole=bool(priorities))
+        found = find(self.sized() if self.shares else self.system, whole=bool(priorities))
         if not found.short or not priorities:
             return found
-        if self.data.budget_cents_per_h is not None:
-            return find(sized)
         least = None if many else bare(0)
         if least is None or least.short:
             return find(self.sized(drains=False))

@@ -4,7 +4,7 @@ same with them and without.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from loop.replacing import replace
 from loop.types import only_older, only_pods_differ
@@ -59,16 +59,15 @@ class Demanded(NamedTuple):
 
 class Told(NamedTuple):
     """All that a target says: what was found, the rate that it is for [requests/min] and how that
-    was foreseen, what is served, of what comes [requests/min], if that is less, for want of what,
-    what is asked for, and how much of KV caches that were too full each request is to have
-    [tokens]; slower: how many times as long as the data say an iteration takes.
+    was foreseen, what is served, of what comes [requests/min], if that is less, what is asked for,
+    and how much of KV caches that were too full each request is to have [tokens]; slower: how many
+    times as long as the data say an iteration takes.
     """
 
     found: Assignment
     rate_rpm: float | None
     method: str | None
     share: tuple[float, float] | None
-    scarce: Literal["capacity", "budget"]
     replicas: int
     max_batch: int
     held_tokens: float

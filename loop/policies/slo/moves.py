@@ -141,12 +141,8 @@ def settle(
     replicas.
 
     If less is met where everybody stays, the fewest moves are made that bring more than they cost;
-    of very many movers, and where money is short, those that the *shares* of what there is have.
+    of very many movers, those that the *shares* of what there is have.
     """
-    if case.dear and shares is not None:
-        found = _staying(case, asking, found, found.system.servers.keys() - shares.movers)
-        home = _staying(case, asking, found, found.system.servers)
-        return found, {name: _move(case, found, home, name).replicas for name in _movers(found)}
     if not _movers(found):
         return found, {}
     home = _at_home(case, asking, found)

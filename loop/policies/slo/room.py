@@ -1,4 +1,4 @@
-"""Who has which GPUs and what of the budget: held servers first, then what is decided, and what is
+"""Who has which GPUs: those of held servers are given away first, then what is decided, and what is
 left over last. Pure.
 """
 
@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from loop.policies.slo.budget import EXACT
 from loop.replacing import replace
-from loop.spec import cost_cents_per_h, gpus
+from loop.spec import gpus
 from loop.types import Target, Why, one_pool
 
 if TYPE_CHECKING:
@@ -17,25 +16,21 @@ if TYPE_CHECKING:
     from loop.types import ServerView, Snapshot
 
 
-# Of GPUs or money that have no bound, as many replicas.
-NO_BOUND = 10**9
-
-
 class FreeGpus:
-    """The GPUs of each type, and the money [cents/h], that are not given away yet."""
+    """The GPUs of each type that are not given away yet."""
 
     def __init__(self, system: SystemData) -> None:
         self.system = system
         self.count = dict(system.capacity)
-        self.cents_per_h = system.budget_cents_per_h
 
     def take(self, server: str, accelerator: str, replicas: int) -> str:
         """Give GPUs to replicas of *server*; return what to tell of it if there are not as many."""
-        model = self.system.servers[server].model
-        if self.cents_per_h is not None:
-            spent = self._price(server, accelerator) * replicas
-            self.cents_per_h = max(0.0, self.cents_per_h - spent)
-        taken = gpus(self.system, model=model, accelerator=accelerator, replicas=replicas)
+        taken = gpus(
+            self.system,
+            model=self.system.servers[server].model,
+            accelerator=accelerator,
+            replicas=replicas,
+        )
         if taken is None:
             return ""
         kind, count = taken
@@ -55,22 +50,7 @@ class FreeGpus:
         """Return how many replicas of *server* fit in; None if the data do not know."""
         model = self.system.servers[server].model
         each = gpus(self.system, model=model, accelerator=accelerator, replicas=1)
-        if each is None:
-            return None
-        room = self.count.get(each[0], 0) // each[1]
-        if self.system.optimizer.unlimited:
-            room = NO_BOUND
-        price = self._price(server, accelerator)
-        if self.cents_per_h is None or price <= 0.0:
-            return room
-        return min(room, int(self.cents_per_h * EXACT / price))
-
-    def _price(self, server: str, accelerator: str) -> float:
-        """Return what a replica of *server* costs [cents/h]; 0 if the data do not know."""
-        model = self.system.servers[server].model
-        return (
-            cost_cents_per_h(self.system, model=model, accelerator=accelerator, replicas=1) or 0.0
-        )
+        return self.count.get(each[0], 0) // each[1] if each is not None else None
 
     def by_class(self, names: Iterable[str]) -> list[str]:
         """Return *names*, highest class first."""
@@ -79,8 +59,8 @@ class FreeGpus:
 
 
 def without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target]) -> SystemData:
-    """Return what is left to decide: the servers that are not *held*, and the GPUs and the money
-    that these leave.
+    """Return what is left to decide: the servers that are not *held*, and the GPUs that these
+    leave.
     """
     free, held = FreeGpus(system), set(held)
     free.keep(held)
@@ -88,9 +68,7 @@ def without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target]
         more = target.replicas - system.servers[name].current.replicas
         free.take(name, target.accelerator, more)
     servers = {name: server for name, server in system.servers.items() if name not in held}
-    return replace(
-        system, servers=servers, capacity=free.count, budget_cents_per_h=free.cents_per_h
-    )
+    return replace(system, servers=servers, capacity=free.count)
 
 
 def woken_targets(
@@ -116,7 +94,7 @@ def woken_targets(
             continue
         needed, text = why
         room = free.room(name, view.accelerator)
-        if room is not None:
+        if room is not None and not system.optimizer.unlimited:
             needed = min(needed, view.wanted + room)
         if needed <= view.wanted:
             continue
@@ -184,7 +162,7 @@ def leftover_targets(free: FreeGpus, short: Mapping[str, Why]) -> dict[str, Targ
                 max_batch=current.max_batch,
             ),
             why=Why(
-                kind="capacity" if free.cents_per_h is None else "budget",
+                kind="capacity",
                 text=f"{short[name].text}; keeps {replicas} of {current.replicas} replicas",
             ),
         )

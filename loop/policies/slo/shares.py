@@ -1,5 +1,5 @@
-"""Where GPUs or money are short: how much of the load of each server is served, and who moves for
-that, so that most is brought, the highest class first. Pure but for the optimizer that is asked.
+"""Where GPUs are short: how much of the load of each server is served, and who moves for that, so
+that most is brought, the highest class first. Pure but for the optimizer that is asked.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.solvers.core import Effort, OutOfTimeError, Program, minimise
-from loop.policies.slo.budget import bought
-from loop.policies.slo.room import NO_BOUND
 from loop.policies.slo.worth import (
-    LATE,
     MET_CENTS_LOWEST,
     in_time_share,
     met_cents,
@@ -22,7 +19,7 @@ from loop.policies.slo.worth import (
     served_share,
 )
 from loop.replacing import replace
-from loop.spec import OptimizerData, cost_cents_per_h, gpus
+from loop.spec import OptimizerData, gpus
 from loop.types import Why
 
 if TYPE_CHECKING:
@@ -67,16 +64,14 @@ class Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Option:
-    """Replicas of a server on an accelerator that hold *count* GPUs of a type and cost *price*
-    [cents/h] can serve rate_rpm. What of that is within the targets is worth met [cents/h], and
-    what is served at all served.
+    """Replicas of a server on an accelerator that hold *count* GPUs of a type can serve rate_rpm.
+    What of that is within the targets is worth met [cents/h], and what is served at all served.
     """
 
     server: str
     accelerator: str
     kind: str
     count: int
-    price: float
     rate_rpm: float
     met: float
     served: float
@@ -84,26 +79,15 @@ class _Option:
 
 def share_out(case: Case, system: SystemData, *, asking: Asking) -> Shares:
     """Return how much of the loads of *system*, of whose servers each has what comes as its load,
-    its capacity and its budget are to serve.
+    its capacity is to serve.
 
-    Of each class, highest first, as much as can be is served within the targets (RoundRobin, and
-    where there is a budget: of all classes together, by what their requests are worth); and then,
-    late, what is left. A server that has to move, or to start
+    Of each class, highest first, as much as can be is served within the targets (RoundRobin: of
+    all classes together); and then, late, what is left. A server that has to move, or to start
     replicas, brings less by the time that takes, the more the shorter it has stayed where it is.
     """
     options, easy = _options(case, system, asking=asking)
     taken: dict[str, _Option] = {}
-    if case.dear and system.budget_cents_per_h is not None:
-        # Money buys what is worth most: a class says what its requests are worth.
-        units = system.accelerators.values()
-        taken = bought(
-            options,
-            worth=lambda one: (1.0 - LATE) * one.met + LATE * one.served,
-            capacity={kind: _count(system, kind) for kind in {unit.type for unit in units}},
-            budget=system.budget_cents_per_h,
-        )
-    levels = [] if case.dear else [*sorted({_level(case, name) for name in options}), None]
-    for level in levels:
+    for level in [*sorted({_level(case, name) for name in options}), None]:
         some = {
             name: [one for one in own if name not in taken or one.met >= taken[name].met]
             for name, own in options.items()
@@ -119,8 +103,7 @@ def share_out(case: Case, system: SystemData, *, asking: Asking) -> Shares:
         if load is None or name not in options:
             continue
         if one is None:
-            what = "budget: no GPUs or money are" if case.dear else "capacity: no GPUs are"
-            text = f"{what} left for its {load.rate_rpm:.0f} requests/min"
+            text = f"capacity: no GPUs are left for its {load.rate_rpm:.0f} requests/min"
             left_out[name] = Why(kind="capacity", text=text)
         elif one.rate_rpm < load.rate_rpm * SAME:
             rates[name] = one.rate_rpm * SAME
@@ -175,7 +158,7 @@ def _options(
         if each is None:
             continue
         view, (kind, size) = case.snapshot.servers[name], each
-        room = _count(system, kind) // size
+        room = system.capacity.get(kind, 0) // size
         if view.gpus_reachable is not None:
             room = min(room, view.gpus_reachable.get(kind, 0) // size)
         parts = system.optimizer.saturation_policy != WHOLE
@@ -186,16 +169,12 @@ def _options(
     found: dict[str, list[_Option]] = {}
     for place, rate_rpm in _rates_rpm(system, places, asking).items():
         name, accelerator, replicas, kind, count = counts[place]
-        model = system.servers[name].model
-        price = cost_cents_per_h(system, model=model, accelerator=accelerator, replicas=replicas)
-        price = price or 0.0
         met, served = _worth(
             case,
             system.servers[name],
             accelerator,
             replicas * rate_rpm,
             count=replicas,
-            price=price,
             easy=easy.get((name, accelerator), 1.0),
         )
         one = _Option(
@@ -203,7 +182,6 @@ def _options(
             accelerator=accelerator,
             kind=kind,
             count=count,
-            price=price,
             rate_rpm=replicas * rate_rpm,
             met=met,
             served=served,
@@ -212,17 +190,10 @@ def _options(
     return found, easy
 
 
-def _count(system: SystemData, kind: str) -> int:
-    """Return how many GPUs of a type there are."""
-    return NO_BOUND if system.optimizer.unlimited else system.capacity.get(kind, 0)
-
-
 def _stays(case: Case, server: ServerData) -> bool:
     """Return whether *server* is not to move: until its load has been seen for a while."""
     lately = server.current.replicas > 0 and case.known_s(server.name) < KNOWN_S
-    # While money is short, no server pays for both sides of moves to and fro.
-    moved = case.dear and case.stayed_s(server.name) < PAYS_WITHIN_S
-    return server.keep_accelerator or lately or moved
+    return server.keep_accelerator or lately
 
 
 def _by_halves(system: SystemData) -> SystemData:
@@ -280,21 +251,19 @@ def _worth(
     capacity_rpm: float,
     *,
     count: int,
-    price: float,
     easy: float,
 ) -> tuple[float, float]:
     """Return what is met and what is served in an hour that is like now, less while replicas start
-    [cents/h]. What it costs decides only between equals: of money there is as much as the budget
-    says.
+    [cents/h]. What it costs decides only between equals: GPUs are short, not money.
 
     The load is about that of now, whatever is foreseen: who is lost in one forecast is not
-    given up. Of a budget shares are of all that is asked for, which is held on the way down: what
-    comes in bursts would pay for pods that start and pods that end, and for little that serves.
+    given up.
     """
-    view = case.snapshot.servers[server.name]
+    view, perf = case.snapshot.servers[server.name], case.data.perf[server.model, accelerator]
+    price = case.data.accelerators[accelerator].cost_cents_per_h * perf.acc_count * count
     load, asked = server.current.load, case.demands.get(server.name)
     rate_rpm = 0.0 if load is None else load.rate_rpm
-    if asked is not None and not case.dear:
+    if asked is not None:
         rate_rpm = min(rate_rpm, SPIKE * asked.forecast.now)
     if rate_rpm <= 0.0:
         return KEPT_CENTS_PER_H - TIE * min(price, KEPT_CENTS_PER_H), 0.0

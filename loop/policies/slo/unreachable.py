@@ -45,7 +45,8 @@ def grown_targets(
             continue
         room = free.room(name, view.accelerator)
         most = view.wanted + (0 if room is None else room)
-        replicas = max(min(one.replicas, most), _kept(case, name, one))
+        replicas = one.replicas if system.optimizer.unlimited else min(one.replicas, most)
+        replicas = max(replicas, _kept(case, name, one))
         if replicas == view.wanted:
             continue
         free.take(name, view.accelerator, max(0, replicas - view.wanted))
