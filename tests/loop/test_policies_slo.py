@@ -18,7 +18,7 @@ from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.policies.slo.case import MANY
 from loop.policies.slo.demand import Memories
-from loop.policies.slo.moves import LONG_S
+from loop.policies.slo.moves import LONG_S, MOVERS_MAX
 from loop.policies.slo.shares import KNOWN_S
 from loop.spec import Allocation, SloTarget, SystemData
 from loop.testing.fakes import server_data, server_view, system
@@ -577,15 +577,23 @@ def test_the_existing_optimizer_knows_no_prefix_cache() -> None:
     assert replicas_for(0.9, trust=1.0, compat=True) == replicas_for(None, trust=0.0, compat=True)
 
 
-def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_back() -> None:
-    """A rollout ends old pods beyond the number that is asked for at once."""
-    policy = SloPolicy(forecasts=False)
+@pytest.mark.parametrize("unlimited", [False, True])
+def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_back(
+    unlimited: bool,
+) -> None:
+    """A rollout ends old pods beyond the number that is asked for at once. Where GPUs are unlimited
+    nobody counts them: that none are known of is no reason to go without.
+    """
+    policy, data = SloPolicy(forecasts=False), system()
+    if unlimited:
+        data = replace(data, optimizer=replace(data.optimizer, unlimited=True), capacity={})
     load = Load(rate_rpm=2000.0, in_tokens=512.0, out_tokens=256.0)
-    room = {kind: CapacityView(type=kind, total=40, used=0) for kind in ("H100", "A100")}
+    counted = {kind: CapacityView(type=kind, total=40, used=0) for kind in ("H100", "A100")}
+    room = None if unlimited else counted
 
     def replicas(view: ServerView, now_s: float, state: Memories) -> tuple[str, int, Memories]:
         seen = Snapshot(now_s=now_s, servers={"s1": view}, capacity=room)
-        decision, state = policy.decide(seen, system(), state)
+        decision, state = policy.decide(seen, data, state)
         target = decision.targets["s1"]
         return target.accelerator, target.replicas, state
 
@@ -600,6 +608,23 @@ def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_
     after = server_view(load=load, accelerator="H100", wanted=5, ready=5)
     *settled, _ = replicas(after, 1090.0, state)
     assert settled == ["H100", 3]
+
+
+def test_very_many_move_to_where_they_are_served_though_nobody_counts_gpus() -> None:
+    """Each was to get its share of no GPUs, so that all stayed where none of them is served."""
+    views = {
+        f"s{k}": server_view(f"s{k}", load=BUSY, accelerator="2xA100", wanted=1, ready=1)
+        for k in range(MOVERS_MAX + 1)
+    }
+    data = system(servers={name: server_data(name) for name in views}, capacity={})
+    slow = replace(data.perf["llama_8b", "2xA100"], alpha_ms=500.0)
+    data = replace(
+        data,
+        perf={**data.perf, ("llama_8b", "2xA100"): slow},
+        optimizer=replace(data.optimizer, unlimited=True),
+    )
+    decision = decide(*views.values(), policy=SloPolicy(), data=data)
+    assert {target.accelerator for target in decision.targets.values()} == {"H100"}
 
 
 @pytest.mark.parametrize("patient", [False, True])

@@ -141,13 +141,17 @@ def settle(
     replicas.
 
     If less is met where everybody stays, the fewest moves are made that bring more than they cost;
-    of very many movers, those that the *shares* of what there is have.
+    of very many movers, those that the *shares* of what there is have. Where nothing bounds the
+    GPUs there are no shares, and no move stands in the way of another.
     """
     if not _movers(found):
         return found, {}
     home = _at_home(case, asking, found)
     if _missed_cents(case, found) < _missed_cents(case, home):
-        if len(_movers(found)) > MOVERS_MAX:
+        if len(_movers(found)) > MOVERS_MAX and case.data.optimizer.unlimited:
+            better = _better_moved(case, found, home)
+            found = _staying(case, asking, found, found.system.servers.keys() - better)
+        elif len(_movers(found)) > MOVERS_MAX:
             if shares is None:
                 coming = asking.rest(case.sized(drains=False), found.infeasible)
                 shares = share_out(case, coming, asking=asking)
@@ -293,6 +297,21 @@ def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Foun
     return best
 
 
+def _better_moved(case: Case, found: Found, home: Found) -> set[str]:
+    """Return who would move in what is *found*, and misses less then than at *home* and while it
+    moves: of moves that take no GPUs from each other, the fewest that bring more than they cost.
+    """
+    allocations = found.solution.allocations
+    return {
+        name
+        for name in _movers(found)
+        if (name not in home.solution.allocations or case.known_s(name) >= KNOWN_S)
+        and _missed_cents_of(case, home, name)
+        > _missed_cents_of(case, found, name)
+        + _moving_cents(case, home, name, allocations[name].accelerator)
+    }
+
+
 def _moving_cents(case: Case, home: Found, name: str, accelerator: str) -> float:
     """Return what is met of the requests of *name* at *home*, and is not while it moves to
     *accelerator*, spread over the time that it is to stay there: as long as it has stayed where it
@@ -318,20 +337,21 @@ def _missed_cents(case: Case, found: Found) -> float:
     """Return what the requests are worth that come and miss their targets with the replicas
     *found*, of all servers without margins, and a little of what waits [cents/min].
     """
-    missed = 0.0
-    for name, server in found.system.servers.items():
-        one = found.solution.allocations.get(name)
-        able_rpm = _able_rpm(one, server) if one is not None else 0.0
-        least_rpm = _least_rpm(case, server)
-        asked = case.demands.get(name)
-        coming_rpm = least_rpm if asked is None else asked.coming.rate_rpm
-        waits_rpm = max(0.0, least_rpm - max(coming_rpm, able_rpm))
-        easy = 1.0 if one is None else case.easy.get((name, one.accelerator), 1.0)
-        missed_rpm = (1.0 - LATE) * (1.0 - met_share(coming_rpm, able_rpm, easy=easy))
-        missed_rpm += LATE * (1.0 - served_share(coming_rpm, able_rpm))
-        missed_rpm = missed_rpm * coming_rpm + LATE * waits_rpm
-        missed += _met_cents(case, name) * missed_rpm
-    return missed
+    return sum(_missed_cents_of(case, found, name) for name in found.system.servers)
+
+
+def _missed_cents_of(case: Case, found: Found, name: str) -> float:
+    server, one = found.system.servers[name], found.solution.allocations.get(name)
+    able_rpm = _able_rpm(one, server) if one is not None else 0.0
+    least_rpm = _least_rpm(case, server)
+    asked = case.demands.get(name)
+    coming_rpm = least_rpm if asked is None else asked.coming.rate_rpm
+    waits_rpm = max(0.0, least_rpm - max(coming_rpm, able_rpm))
+    easy = 1.0 if one is None else case.easy.get((name, one.accelerator), 1.0)
+    missed_rpm = (1.0 - LATE) * (1.0 - met_share(coming_rpm, able_rpm, easy=easy))
+    missed_rpm += LATE * (1.0 - served_share(coming_rpm, able_rpm))
+    missed_rpm = missed_rpm * coming_rpm + LATE * waits_rpm
+    return _met_cents(case, name) * missed_rpm
 
 
 def _able_rpm(one: Assignment, server: ServerData) -> float:

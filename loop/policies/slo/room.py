@@ -47,7 +47,11 @@ class FreeGpus:
             self.take(name, current.accelerator, current.replicas)
 
     def room(self, server: str, accelerator: str) -> int | None:
-        """Return how many replicas of *server* fit in; None if the data do not know."""
+        """Return how many replicas of *server* fit in; None if the data do not know, or nothing
+        bounds them.
+        """
+        if self.system.optimizer.unlimited:
+            return None
         model = self.system.servers[server].model
         each = gpus(self.system, model=model, accelerator=accelerator, replicas=1)
         return self.count.get(each[0], 0) // each[1] if each is not None else None
@@ -94,7 +98,7 @@ def woken_targets(
             continue
         needed, text = why
         room = free.room(name, view.accelerator)
-        if room is not None and not system.optimizer.unlimited:
+        if room is not None:
             needed = min(needed, view.wanted + room)
         if needed <= view.wanted:
             continue

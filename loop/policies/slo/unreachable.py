@@ -44,9 +44,8 @@ def grown_targets(
         if one is None:
             continue
         room = free.room(name, view.accelerator)
-        most = view.wanted + (0 if room is None else room)
-        replicas = one.replicas if system.optimizer.unlimited else min(one.replicas, most)
-        replicas = max(replicas, _kept(case, name, one))
+        most = one.replicas if room is None else min(one.replicas, view.wanted + room)
+        replicas = max(most, _kept(case, name, one))
         if replicas == view.wanted:
             continue
         free.take(name, view.accelerator, max(0, replicas - view.wanted))
