@@ -144,7 +144,11 @@ def _port(text: str) -> int:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        # A list without those that a template left empty would not be the one that was meant.
+        raise _UnexpectedError("names separated by commas")
+    return names
 
 
 def _log_format(text: str) -> LogFormat:

@@ -7,7 +7,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -21,6 +22,10 @@ _NUMBERS = {"int": "a whole number", "float": "a number"}
 
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line, and what may have been meant."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.register("type", Path, _named_path)
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
@@ -49,6 +54,15 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[str]:
         """Return the long options of this parser."""
         return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+def _named_path(text: str) -> Path:
+    """Return the path *text*, of every option of the type Path. Raise ArgumentTypeError if it is
+    empty: as a Path that is the current folder, which a variable that is not set did not mean.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, found ''")
+    return Path(text)
 
 
 @dataclass(frozen=True, slots=True)

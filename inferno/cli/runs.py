@@ -319,9 +319,11 @@ def _prefix_cache_trust(text: str) -> Option:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return the words of *text*, which commas separate. Raise ArgumentTypeError for none."""
-    found = tuple(word.strip() for word in text.split(",") if word.strip())
-    if not found:
+    """Return the words of *text*, which commas separate. Raise ArgumentTypeError for an empty
+    one.
+    """
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found):
         raise argparse.ArgumentTypeError(f"expected words separated by commas, found {text!r}")
     return found
 

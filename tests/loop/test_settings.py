@@ -75,6 +75,7 @@ def test_a_wrong_variable_is_not_looked_at_where_an_argument_was_given() -> None
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
+        ("WATCH_NAMESPACE", "team-a,,team-b"),
         ("INFERNO_CONTROL_PERIOD", "-1"),
         ("INFERNO_CONTROL_PERIOD", "nan"),
         ("INFERNO_CONTROL_PERIOD", "inf"),
