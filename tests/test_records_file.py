@@ -71,3 +71,19 @@ def test_records_are_added_to_those_there_are(tmp_path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     with pytest.raises(SpecError, match="expected a file that can be written, found"):
         Records(tmp_path)
+
+
+def test_two_controllers_do_not_add_to_one_file(tmp_path: Path) -> None:
+    """Their cycles would stand in turns, and be read as those of one. Who comes after the first has
+    ended goes on where that was, and a device is everybody's.
+    """
+    path = tmp_path / "cycles.jsonl"
+    with Records(path) as records:
+        records.add(record(1))
+        with pytest.raises(SpecError, match=f"^{path}: expected a file that no other process"):
+            Records(path)
+        assert len(path.read_text(encoding="utf-8").splitlines()) == 1
+    with Records(path) as records:
+        records.add(record(2))
+    with Records(Path("/dev/null")), Records(Path("/dev/null")):
+        pass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -289,7 +291,9 @@ def _report(record: CycleRecord, *, metrics: ControllerMetrics, history: History
 
 
 class Records:
-    """The file to which records are added, a line each: whole lines, whatever the disk does."""
+    """The file to which one controller adds its records, a line each: whole lines, whatever the
+    disk does. Others may read it meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         from loop.errors import SpecError
@@ -301,6 +305,26 @@ class Records:
             raise SpecError(
                 f"{path}: expected a file that can be written, found {error.strerror}"
             ) from None
+        if not self._is_ours():
+            self._file.close()
+            raise SpecError(
+                f"{path}: expected a file that no other process writes, found one that a "
+                "controller adds its records to: give each --records of its own"
+            )
+
+    def _is_ours(self) -> bool:
+        """Lock the file; tell whether no other controller has. The lock goes with its process,
+        however that ends.
+        """
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            return True  # several may well write to a terminal, a pipe or /dev/null
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # some file systems of networks have no locks
+        return True
 
     def __enter__(self) -> Records:
         return self
