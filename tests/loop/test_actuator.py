@@ -425,6 +425,90 @@ def test_money_is_given_up_by_the_lowest_class_first_growth_before_what_is_there
     assert cut.targets["high"] == wanted.targets["high"]
 
 
+def test_a_budget_makes_some_servers_of_a_class_whole() -> None:
+    """Servers that are all short of their loads let all requests wait too long: who needs the least
+    money per request grows first, and who has replicas keeps them.
+    """
+    few, many = (Load(rate_rpm=rate, in_tokens=512.0, out_tokens=256.0) for rate in (60.0, 600.0))
+    asked = {"a": 6, "b": 6, "c": 4}
+    wanted = Decision(targets={name: target(name, replicas=n) for name, n in asked.items()})
+    views = [server_view("a", load=few), server_view("b", load=many), server_view("c", load=few)]
+
+    def within(usd: float) -> list[int]:
+        cut = within_budget(wanted, snapshot(*views), system(), budget_cents_per_h=100.0 * usd)
+        return [cut.targets[name].replicas for name in asked]
+
+    assert within(64.0) == [6, 6, 4]
+    assert within(48.0) == [2, 6, 4]
+    assert within(32.0) == [2, 4, 2]
+    assert within(24.0) == [2, 2, 2]
+    assert within(20.0) == [1, 2, 2]
+
+
+def test_money_that_buys_no_replica_of_a_class_goes_to_the_next() -> None:
+    """It was left, and the low class was short without use for anybody."""
+    seen = snapshot(
+        server_view("high", accelerator="2xA100", max_batch=48),
+        server_view("low", service_class="Free"),
+    )
+    wanted = Decision(
+        targets={
+            "high": target("high", accelerator="2xA100", replicas=4, max_batch=48),
+            "low": target("low", replicas=4),
+        }
+    )
+    # A replica is 5 dollars an hour on a 2xA100, 4 on an H100.
+    for usd, replicas in ((22.0, (2, 3)), (23.0, (3, 2)), (27.0, (3, 3)), (28.0, (4, 2))):
+        cut = within_budget(wanted, seen, system(), budget_cents_per_h=100.0 * usd)
+        assert (cut.targets["high"].replicas, cut.targets["low"].replicas) == replicas
+
+
+servers_with_budgets = st.lists(
+    st.tuples(
+        st.sampled_from(["Premium", "Free"]),
+        st.sampled_from(["H100", "2xA100"]),
+        st.integers(0, 4),  # the minimum
+        st.integers(0, 9),  # what it has
+        st.integers(0, 9),  # what the policy wants
+        st.sampled_from([None, 0.0, 60.0, 600.0]),  # requests per minute
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(servers_with_budgets, st.integers(1, 120))
+def test_a_budget_is_kept_or_what_is_left_is_told(
+    servers: list[tuple[str, str, int, int, int, float | None]], usd: int
+) -> None:
+    """Minimums are paid first, idle servers' too, and nobody gets more than the policy wants."""
+    views, targets = [], {}
+    for number, (named, accelerator, least, has, wants, rate) in enumerate(servers):
+        load = None if rate is None else Load(rate_rpm=rate, in_tokens=512.0, out_tokens=256.0)
+        fields = {"service_class": named, "accelerator": accelerator, "replicas_min": least}
+        views.append(server_view(f"s{number}", wanted=has, ready=has, load=load, **fields))
+        targets[f"s{number}"] = target(f"s{number}", accelerator=accelerator, replicas=wants)
+    seen, wanted = snapshot(*views), Decision(targets=targets)
+    cut = within_budget(wanted, seen, system(), budget_cents_per_h=100.0 * usd)
+    asked, without = (planned(seen, plan(one, seen)) for one in (cut, wanted))
+    assert all(view.replicas_min <= asked[view.name].replicas for view in views)
+    assert all(asked[name].replicas <= without[name].replicas for name in asked)
+    price = {"H100": 4, "2xA100": 5}
+    cost = sum(price[change.accelerator] * change.replicas for change in asked.values())
+    assert bool(cut.notes) == (cost > usd)
+
+
+def test_a_budget_that_the_minimums_exceed_is_told() -> None:
+    """Nothing said so: the cost was above what a user had set."""
+    seen = snapshot(server_view("high", replicas_min=2), server_view("idle", replicas_min=1))
+    wanted = Decision(targets={"high": target("high", replicas=3), "idle": target("idle")})
+    cut = within_budget(wanted, seen, system(), budget_cents_per_h=1000.0)
+    assert [cut.targets[name].replicas for name in ("high", "idle")] == [2, 1]
+    assert cut.notes == (
+        "the budget of $ 10/h is not kept: minimums, held servers and what runs cost $ 12/h",
+    )
+
+
 def test_a_move_to_a_dearer_accelerator_is_beyond_a_tight_budget() -> None:
     """One replica each was left, on accelerators that the budget does not pay for."""
     seen = snapshot(server_view("high", wanted=1), server_view("low", service_class="Free"))
