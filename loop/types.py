@@ -44,6 +44,7 @@ __all__ = [
     "one_pool",
     "only_older",
     "only_pods_differ",
+    "only_replicas_differ",
 ]
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
@@ -280,6 +281,7 @@ _kept = [each.name for each in fields(ServerView) if each.name not in {*AGES, "p
 # Load first: it differs most often.
 _same_but_ages = same_in("load", *_kept)
 _same_but_pods = same_in("load", *(name for name in _kept if name not in _PHASES))
+_same_but_replicas = same_in("load", *(name for name in _kept if name not in {*_PHASES, "pools"}))
 _as_many_pods = same_in(*_PHASES)
 
 
@@ -293,6 +295,11 @@ def only_older(view: ServerView, before: ServerView) -> bool:
 def only_pods_differ(view: ServerView, before: ServerView) -> bool:
     """Tell whether *view* is *before* some time later, but for pods that have come or gone."""
     return _same_but_pods(view, before)
+
+
+def only_replicas_differ(view: ServerView, before: ServerView) -> bool:
+    """Tell whether *view* is *before* some time later, but for its pools and the pods of these."""
+    return _same_but_replicas(view, before)
 
 
 def has_as_many_pods(view: ServerView, before: ServerView) -> bool:

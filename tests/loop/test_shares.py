@@ -54,7 +54,7 @@ def scarce(rng: np.random.Generator, policy: str) -> tuple[Case, SystemData, Ask
     }
     seen = Snapshot(now_s=600.0, servers=views, capacity=gpus, window_s=60.0)
     ask, settings = partial(optimize), SloPolicy()._settings()
-    case = make_case(seen, data, {}, sizing=SIZING, ask=ask, settings=settings)
+    case = make_case(seen, data, {}, asked={}, sizing=SIZING, ask=ask, settings=settings)
     asking = Asking(ask=ask, plain=ask, settings=settings, held={}, woken={})
     return case, asking.rest(case.sized(drains=False), {}), asking
 
@@ -181,7 +181,7 @@ def test_a_long_queue_stands_behind_what_can_still_be_in_time(queued: str) -> No
     whole = {"H100": CapacityView(type="H100", total=5, used=0)}
     seen = Snapshot(now_s=600.0, servers=views, capacity=whole, window_s=60.0)
     ask, settings = partial(optimize), SloPolicy()._settings()
-    case = make_case(seen, data, {}, sizing=SIZING, ask=ask, settings=settings)
+    case = make_case(seen, data, {}, asked={}, sizing=SIZING, ask=ask, settings=settings)
     asking = Asking(ask=ask, plain=ask, settings=settings, held={}, woken={})
     shares = share_out(case, asking.rest(case.sized(drains=False), {}), asking=asking)
     assert shares.rates_rpm.keys() | shares.left_out.keys() == {queued}

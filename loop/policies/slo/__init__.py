@@ -25,7 +25,7 @@ from loop.policies.slo.moves import next_turn_s, settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.policies.slo.shares import Shares, share_out
 from loop.policies.slo.slowed import Slowed, paced
-from loop.policies.slo.standing import Standing
+from loop.policies.slo.standing import Remembered, last_of, lasting
 from loop.policies.slo.unreachable import grown_targets, growth
 from loop.replacing import replace
 from loop.spec import SystemData
@@ -69,7 +69,6 @@ class SloPolicy:
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
     lately: Lately = field(init=False, default_factory=Lately, compare=False, repr=False)
     slowed: Slowed = field(init=False, default_factory=Slowed, compare=False, repr=False)
-    standing: Standing = field(init=False, default_factory=Standing, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check = Options(self.name)
@@ -103,19 +102,21 @@ class SloPolicy:
         told, learns = data, self.forecasts and not self.compat
         if learns:
             data = self.slowed.data(told, state)
-        known = self.standing.again(snapshot, data, state)
-        if known is not None:
-            return known, state
+        last = last_of(state)
+        if last is not None and last.is_of(snapshot, data):
+            return last.decision, state
         if learns:
             state = paced(state, snapshot, told)
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
         # A service explains what it answers. Of our own solutions the one that is taken is.
         settings = replace(self._settings(), figures=self.optimize is not None)
         sizing = self._sizing()
-        case = make_case(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
-        standing = self.standing.of(case)
-        if standing is not None:
-            return standing, case.memories
+        asked = {} if last is None else last.decision.targets
+        case = make_case(
+            snapshot, data, state, asked=asked, sizing=sizing, ask=ask, settings=settings
+        )
+        if last is not None and last.holds(case):
+            return last.decision, Remembered(case.memories, last.standing(case))
         asking = Asking(
             ask=within_reach(ask, snapshot),
             plain=ask,
@@ -136,22 +137,21 @@ class SloPolicy:
             after = one.rate_max_rpm, moved_s, None
             if (memory.replica_rpm, memory.moved_s, memory.grown_from) != after:
                 memories[name] = replace(
-                    memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s, grown_from=None
+                    memory,
+                    replica_rpm=one.rate_max_rpm,
+                    moved_s=moved_s,
+                    grown_from=None,
+                    # What a replica takes, if it was not known, counts in the next cycle.
+                    demanded=memory.demanded if memory.replica_rpm > 0.0 else None,
                 )
         decision = self._decision(case, found, moved, asking=asking)
         if found.infeasible:
             memories |= growth(case, decision.targets, found.infeasible)
-        self._note(replace(case, memories=memories), decision, lasts=not moved)
-        return decision, memories
-
-    def _note(self, case: Case, decision: Decision, *, lasts: bool) -> None:
-        """Remember the *decision* for as long as nothing new is seen, if it *lasts* and depends on
-        nobody else: a service may answer something else at any time.
-        """
-        if lasts and self.optimize is None and not case.stays:
-            self.standing.keep(case, decision, until_s=next_turn_s(case))
-        else:
-            self.standing.drop()
+        case = replace(case, memories=memories)
+        # A service may answer something else at any time.
+        lasts = not moved and not case.stays and self.optimize is None
+        last = lasting(case, decision, until_s=next_turn_s(case)) if lasts else None
+        return decision, Remembered(memories, last)
 
     def _settled(self, case: Case, asking: Asking) -> tuple[Case, Found, dict[str, int]]:
         """Return the case with the shares of servers that can have no more, what is found, and who

@@ -11,8 +11,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from loop.policies.slo.demand import (
+    NEW,
     Asked,
+    By,
     Demand,
+    Demanded,
     Horizon,
     Memory,
     counted_in,
@@ -20,7 +23,7 @@ from loop.policies.slo.demand import (
     remember,
     waiting_rpm,
 )
-from loop.policies.slo.lately import Demanded, Lately
+from loop.policies.slo.lately import Lately
 from loop.policies.slo.room import woken_targets
 from loop.policies.slo.work import units
 from loop.policies.slo.worth import worth_of
@@ -85,7 +88,7 @@ class Sizing:
                 continue
             bare = bare_from is not None and data.priority(view.service_class) >= bare_from
             which = ("least" if bare else "load") if drains else "coming"
-            made = self.lately.servers_of(name, found)
+            made = self.lately.servers_of(view, found)
             server = made.get((which, most_rpm))
             if server is None:
                 load = _at_most(_in_steps(getattr(found, which)), most_rpm)
@@ -258,14 +261,17 @@ def make_case(
     data: SystemData,
     state: Mapping[str, Memory],
     *,
+    asked: Mapping[str, Target],
     sizing: Sizing,
     ask: Optimize,
     settings: OptimizerSettings,
 ) -> Case:
     """Return what is to be decided about the servers of *snapshot*, and what is remembered of them
-    from now on; *ask* tells how much work their requests are.
+    from now on; *asked* is what was decided last, and *ask* tells how much work their requests are.
     """
-    demands, memories = _demands(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
+    demands, memories = _demands(
+        snapshot, data, state, last=asked, sizing=sizing, ask=ask, settings=settings
+    )
     # Whom nothing may be asked for keeps its GPUs, as the servers do whose load is not known.
     unknown = {
         name: view.hold or UNKNOWN
@@ -295,6 +301,7 @@ def _demands(
     data: SystemData,
     state: Mapping[str, Memory],
     *,
+    last: Mapping[str, Target],
     sizing: Sizing,
     ask: Optimize,
     settings: OptimizerSettings,
@@ -303,13 +310,13 @@ def _demands(
     now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
     if not sizing.forecasts or sizing.compat:
         return {}, remember(state, snapshot.servers, data.perf, now_s=now_s, window_s=window_s)
-    lately, seen = sizing.lately, snapshot.servers
-    lately.begin(seen, data, sizing, window_s)
-    quiet = {
-        name: one.demand
-        for name, one in lately.demanded.items()
-        if name in seen and one.holds(seen[name], state.get(name), now_s=now_s)
-    }
+    seen, by = snapshot.servers, By(data, sizing, window_s)
+    sizing.lately.forget_all_but(seen)
+    quiet = {}
+    for name, view in seen.items():
+        stands = state.get(name, NEW).demand_of(view, by, asked=last.get(name), now_s=now_s)
+        if stands is not None:
+            quiet[name] = stands
     views = {name: view for name, view in seen.items() if name not in quiet}
     memories = remember(state, views, data.perf, now_s=now_s, window_s=window_s)
     servers = _to_be_counted(views, data, memories, sizing)
@@ -331,11 +338,12 @@ def _demands(
         asked[name] = Asked(view, load, worth_of(data, view), horizon)
     demands, known = demanded(memories, asked, now_s=now_s)
     for name, demand in demands.items():
-        last, memory = lately.demanded.get(name), known[name]
-        demands[name] = found = demand if last is None else last.again(views[name], demand)
+        view, memory = views[name], known[name]
+        before = memory.demanded
+        demands[name] = found = demand if before is None else before.again(view, by, demand)
         # In another unit what was seen is counted anew the next time.
-        kept = None if name in counted else memory
-        lately.demanded[name] = Demanded(views[name], kept, found)
+        kept = None if name in counted else Demanded(view, by, found)
+        known[name] = replace(memory, demanded=kept)
     demands, memories = {**quiet, **demands}, {**state, **memories, **known}
     return (
         {name: demands[name] for name in seen if name in demands},

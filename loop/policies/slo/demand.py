@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loop.policies.slo import crowd
 from loop.policies.slo.forecast import (
@@ -23,7 +23,7 @@ from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.pace import Pace
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
-from loop.types import Load
+from loop.types import Load, only_pods_differ, only_replicas_differ
 from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from loop.policies.slo.filters import Bank
     from loop.policies.slo.work import Unit
     from loop.policies.slo.worth import Worth
-    from loop.types import ServerView
+    from loop.spec import SystemData
+    from loop.types import ServerView, Target
 
 # How long a demand is held: of a load that comes in bursts for down_s, and by the square of how far
 # it does: to hold for a little of that costs more than what it meets is worth; of one that comes
@@ -75,7 +76,7 @@ class Memory:
     nobody tells), what a replica of it can take (0: not known), when it was moved last, how many
     replicas it had before it was grown for a load whose targets nothing meets (None: it was not),
     and since when its load is not known (None: it is). foreseen is used again while nothing new is
-    seen.
+    seen, and demanded is what was demanded last (None: that is to be found anew).
 
     Once there is a unit, all rates are of such requests.
     """
@@ -97,6 +98,28 @@ class Memory:
     grown_from: int | None = None
     unknown_s: float | None = None
     foreseen: Foreseen | None = None
+    demanded: Demanded | None = None
+
+    def demand_of(
+        self, view: ServerView, by: By, *, asked: Target | None, now_s: float
+    ) -> Demand | None:
+        """Return what is demanded of *view* at *now_s*, if that is what was demanded last: nothing
+        new is seen, and no sample is due, with which a demand may be given up.
+
+        What came of the last decision is nothing new: that its replicas are those that were *asked*
+        for, that pods come and go for it, and how much they turn out to take. All of that counts as
+        soon as something new is seen.
+        """
+        last = self.demanded
+        if last is None or self.history.rates.is_due(now_s) or self.demands.is_due(now_s):
+            return None
+        as_asked = asked is not None and view.pools == asked.pools
+        stands = (
+            (as_asked or view.pools is last.view.pools)
+            and only_replicas_differ(view, last.view)
+            and last.by.is_like(by)
+        )
+        return last.demand if stands else None
 
 
 Memories = Mapping[str, Memory]
@@ -117,6 +140,43 @@ class Demand:
     coming: Load
     forecast: Forecast
     crowd: Crowd | None = None
+
+
+class By(NamedTuple):
+    """What a demand depends on besides the server: the data, the options of slo, and how far back
+    figures look [s].
+    """
+
+    data: SystemData
+    sizing: object
+    window_s: float
+
+    def is_like(self, other: By) -> bool:
+        """Tell whether it is by the same data, and all else alike."""
+        return self.data is other.data and self[1:] == other[1:]
+
+
+class Demanded(NamedTuple):
+    """What was demanded of a server as *view* showed it, by what else there was."""
+
+    view: ServerView
+    by: By
+    demand: Demand
+
+    def again(self, view: ServerView, by: By, demand: Demand) -> Demand:
+        """Return *demand*, or the last one if that says the same of a view that differs in pods
+        only, if at all: how the server is sized is known then.
+        """
+        last = self.demand
+        same = (
+            last.forecast is demand.forecast
+            and last.load == demand.load
+            and last.least == demand.least
+            and last.coming == demand.coming
+            and last.crowd == demand.crowd
+            and self.by.is_like(by)
+        )
+        return last if same and only_pods_differ(view, self.view) else demand
 
 
 @made_quickly

@@ -1,75 +1,62 @@
-"""What was decided last, and stands as long as nothing new is seen. A pure cache: every answer is
-the same with it and without.
+"""The last decision, which stands as long as nothing new is seen: what comes of it is nothing new.
+Part of what slo remembers, so that what it decides follows from that.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
+from loop.policies.slo.demand import Memory
 from loop.policies.slo.moves import MOMENT_S
+from loop.replacing import same_in
 from loop.types import has_as_many_pods, known_older, only_older
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loop.policies.slo.case import Case
-    from loop.policies.slo.demand import Memory
     from loop.spec import SystemData
     from loop.types import Decision, ServerView, Snapshot
 
-
-class Standing:
-    """The last decision, if it stands."""
-
-    def __init__(self) -> None:
-        self._last: _Decided | None = None
-        self._stood: _Decided | None = None  # the case in which it was found to stand
-
-    def again(
-        self, snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory]
-    ) -> Decision | None:
-        """Return what is decided of *snapshot* if that is known without a look at any server: it
-        stood when all were looked at, and they are said to have grown older only.
-        """
-        stood = self._stood
-        known = stood is not None and stood.is_of(snapshot, data, memories)
-        return stood.decision if stood is not None and known else None
-
-    def of(self, case: Case) -> Decision | None:
-        """Return what is decided of *case*, if that is known."""
-        last = self._last
-        if last is None or not last.holds(case):
-            return None
-        self._stand(case)
-        return last.decision
-
-    def keep(self, case: Case, decision: Decision, *, until_s: float) -> None:
-        """Remember that *decision* is that of *case*; it stands until *until_s* at most."""
-        self._last, self._stood = _Decided(case, decision, until_s), None
-        # Where nothing was learnt of any server since its demand was found, it is found again.
-        if case.sizing.lately.knows_all(case.memories):
-            self._stand(case)
-
-    def _stand(self, case: Case) -> None:
-        """Let the last decision stand for all that is *case* some time later."""
-        assert self._last is not None, "there is one"
-        # Who is held may be woken, as time goes on.
-        if not case.held:
-            until_s = min(self._last.until_s, _next_sample_s(case))
-            self._stood = self._last._replace(case=case, until_s=until_s)
-
-    def drop(self) -> None:
-        """Forget the last one."""
-        self._last = self._stood = None
+# What was demanded is compared as such: of other pods it may have been the same.
+_same_but_demanded = same_in(*(each.name for each in fields(Memory) if each.name != "demanded"))
 
 
-class _Decided(NamedTuple):
-    """What was decided of a case, and until when that holds if nothing new is seen."""
+class Remembered(dict[str, Memory]):
+    """What is remembered of each server, and the last decision, if it may stand."""
+
+    __slots__ = ("last",)
+
+    def __init__(self, memories: Mapping[str, Memory], last: Decided | None) -> None:
+        super().__init__(memories)
+        self.last = last
+
+
+def last_of(memories: Mapping[str, Memory]) -> Decided | None:
+    """Return the last decision by *memories*, if it may stand."""
+    return memories.last if isinstance(memories, Remembered) else None
+
+
+class Decided(NamedTuple):
+    """What was decided of a case, and until when that holds if nothing new is seen. stood: what was
+    seen when all servers were looked at, and it stood, and until when no look is needed while they
+    grow older only (None: they are to be looked at).
+    """
 
     case: Case
     decision: Decision
     until_s: float
+    stood: tuple[Snapshot, float] | None = None
+
+    def is_of(self, snapshot: Snapshot, data: SystemData) -> bool:
+        """Tell whether it is of *snapshot* without a look at any server."""
+        if self.stood is None or data is not self.case.data:
+            return False
+        then, until_s = self.stood
+        older = known_older(snapshot.servers, then.servers)
+        return older and self._is_like(snapshot) and then.now_s <= snapshot.now_s < until_s
 
     def holds(self, case: Case) -> bool:
         """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
@@ -84,29 +71,26 @@ class _Decided(NamedTuple):
             and case.held == last.held
             and case.woken == last.woken
             and all(
-                case.memories[name] is last.memories[name]
+                _same_but_demanded(case.memories[name], last.memories[name])
                 and case.demands.get(name) is last.demands.get(name)
-                and self._stays(name, view, demanded=name in case.demands)
+                and self._stays(name, view, case)
                 for name, view in now.servers.items()
             )
         )
 
-    def _stays(self, name: str, view: ServerView, *, demanded: bool) -> bool:
-        then = self.case.snapshot.servers[name]
-        if not demanded:
+    def _stays(self, name: str, view: ServerView, case: Case) -> bool:
+        last, then = self.case, self.case.snapshot.servers[name]
+        if name not in case.demands:
             return only_older(view, then)
-        return name not in self.case.starts or has_as_many_pods(view, then)
+        stands = case.memories[name].demanded is last.memories[name].demanded is not None
+        return stands or name not in last.starts or has_as_many_pods(view, then)
 
-    def is_of(self, snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory]) -> bool:
-        """Tell whether it is of *snapshot* without a look at any server: the same servers are said
-        to be older only, and all that is remembered of them is the same.
-        """
-        return (
-            known_older(snapshot.servers, self.case.snapshot.servers)
-            and self._is_like(snapshot)
-            and data is self.case.data
-            and memories is self.case.memories
-        )
+    def standing(self, case: Case) -> Decided:
+        """Return it as it stands for all that is *case* some time later."""
+        # Who is held may be woken, as time goes on.
+        if case.held:
+            return self._replace(stood=None)
+        return self._replace(stood=(case.snapshot, min(self.until_s, _next_sample_s(case))))
 
     def _is_like(self, now: Snapshot) -> bool:
         """Tell whether it is a decision of the time of *now*, and nothing but servers is new."""
@@ -117,6 +101,17 @@ class _Decided(NamedTuple):
             and now.capacity_max == then.capacity_max
             and _totals(now) == _totals(then)
         )
+
+
+def lasting(case: Case, decision: Decision, *, until_s: float) -> Decided:
+    """Return *decision* as that of *case*; it stands until *until_s* at most."""
+    found, demands = Decided(case, decision, until_s), case.demands
+    # Where all that was demanded is remembered, the same is demanded again.
+    remembered = all(
+        memory.demanded is not None and memory.demanded.demand is demands.get(name)
+        for name, memory in case.memories.items()
+    )
+    return found.standing(case) if remembered else found
 
 
 def _next_sample_s(case: Case) -> float:
