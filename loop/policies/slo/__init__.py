@@ -17,7 +17,7 @@ from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Assignment
 from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
-from loop.policies.slo.case import Case, Sizing, make_case
+from loop.policies.slo.case import Case, Sizing, basis, make_case
 from loop.policies.slo.crowd import batch_within
 from loop.policies.slo.demand import NOTHING, Memories
 from loop.policies.slo.lately import Lately, Told
@@ -102,15 +102,18 @@ class SloPolicy:
         told, learns = data, self.forecasts and not self.compat
         if learns:
             data = self.slowed.data(told, state)
-        last = last_of(state)
-        if last is not None and last.is_of(snapshot, data):
-            return last.decision, state
+        last, sizing = last_of(state), self._sizing()
+        if last is not None:
+            if last.is_of(snapshot, data):
+                return last.decision, state
+            again = last.again(snapshot, basis(snapshot, data, sizing), state)
+            if again is not None:
+                return last.decision, again
         if learns:
             state = paced(state, snapshot, told)
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
         # A service explains what it answers. Of our own solutions the one that is taken is.
         settings = replace(self._settings(), figures=self.optimize is not None)
-        sizing = self._sizing()
         asked = {} if last is None else last.decision.targets
         case = make_case(
             snapshot, data, state, asked=asked, sizing=sizing, ask=ask, settings=settings

@@ -296,6 +296,11 @@ def make_case(
     )
 
 
+def basis(snapshot: Snapshot, data: SystemData, sizing: Sizing) -> By:
+    """Return what demands depend on besides the servers of *snapshot*."""
+    return By(data, sizing, snapshot.window_s or WINDOW_S)
+
+
 def _demands(
     snapshot: Snapshot,
     data: SystemData,
@@ -307,10 +312,10 @@ def _demands(
     settings: OptimizerSettings,
 ) -> tuple[dict[str, Demand], dict[str, Memory]]:
     """Return what each server of known load is to be sized for, and what is remembered."""
-    now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
+    by = basis(snapshot, data, sizing)
+    now_s, window_s, seen = snapshot.now_s, by.window_s, snapshot.servers
     if not sizing.forecasts or sizing.compat:
-        return {}, remember(state, snapshot.servers, data.perf, now_s=now_s, window_s=window_s)
-    seen, by = snapshot.servers, By(data, sizing, window_s)
+        return {}, remember(state, seen, data.perf, now_s=now_s, window_s=window_s)
     sizing.lately.forget_all_but(seen)
     quiet = {}
     for name, view in seen.items():

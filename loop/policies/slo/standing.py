@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loop.policies.slo.case import Case
+    from loop.policies.slo.demand import By
     from loop.spec import SystemData
     from loop.types import Decision, ServerView, Snapshot
 
@@ -41,22 +42,43 @@ def last_of(memories: Mapping[str, Memory]) -> Decided | None:
 
 class Decided(NamedTuple):
     """What was decided of a case, and until when that holds if nothing new is seen. stood: what was
-    seen when all servers were looked at, and it stood, and until when no look is needed while they
-    grow older only (None: they are to be looked at).
+    seen when all servers were looked at, and it stood (None: they are to be looked at in any case);
+    sample_s: when a sample is due after that.
     """
 
     case: Case
     decision: Decision
     until_s: float
-    stood: tuple[Snapshot, float] | None = None
+    stood: Snapshot | None = None
+    sample_s: float = math.inf
 
     def is_of(self, snapshot: Snapshot, data: SystemData) -> bool:
         """Tell whether it is of *snapshot* without a look at any server."""
-        if self.stood is None or data is not self.case.data:
-            return False
-        then, until_s = self.stood
-        older = known_older(snapshot.servers, then.servers)
-        return older and self._is_like(snapshot) and then.now_s <= snapshot.now_s < until_s
+        stood = self._stood_until(snapshot, data)
+        return stood is not None and known_older(snapshot.servers, stood.servers)
+
+    def again(
+        self, snapshot: Snapshot, by: By, memories: Mapping[str, Memory]
+    ) -> Remembered | None:
+        """Return what is remembered if it is of *snapshot*, as nothing new is seen of any server
+        by the *memories* that it stood with; None if more is to be looked at.
+        """
+        stood, servers = self._stood_until(snapshot, by.data), snapshot.servers
+        if stood is None or list(servers) != list(stood.servers):
+            return None
+        targets, now_s = self.decision.targets, snapshot.now_s
+        for name, view in servers.items():
+            asked = targets.get(name)
+            if memories[name].demand_of(view, by, asked=asked, now_s=now_s) is None:
+                return None
+        return Remembered(memories, self._replace(stood=snapshot))
+
+    def _stood_until(self, now: Snapshot, data: SystemData) -> Snapshot | None:
+        """Return what was seen when it stood, if only servers can be new since."""
+        stood = self.stood
+        if stood is None or data is not self.case.data or not self._is_like(now):
+            return None
+        return stood if stood.now_s <= now.now_s < self.sample_s else None
 
     def holds(self, case: Case) -> bool:
         """Tell whether it is what is to be decided of *case*: all that is demanded is the same, of
@@ -90,7 +112,7 @@ class Decided(NamedTuple):
         # Who is held may be woken, as time goes on.
         if case.held:
             return self._replace(stood=None)
-        return self._replace(stood=(case.snapshot, min(self.until_s, _next_sample_s(case))))
+        return self._replace(stood=case.snapshot, sample_s=_next_sample_s(case))
 
     def _is_like(self, now: Snapshot) -> bool:
         """Tell whether it is a decision of the time of *now*, and nothing but servers is new."""
