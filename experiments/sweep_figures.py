@@ -103,7 +103,8 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric, form: Form = SCREEN) -> 
             ax.set_title(_group_title(key, cells), loc="left")
         for ax in list(grid.flat)[len(groups) :]:
             ax.set_axis_off()
-        label = f"{metric.label}\nmean and 95 % interval over seeds"
+        over_seeds = "\nmean and 95 % interval over seeds"
+        label = metric.label + over_seeds * bool((cells[f"{metric.column}_n"] > 1).any())
         colours = ScalarMappable(norm=scale, cmap="cividis")
         figure.colorbar(colours, ax=grid, label=label, shrink=0.9)
     return figure

@@ -438,8 +438,9 @@ def complete(frame: pd.DataFrame) -> pd.DataFrame:
 def test_one_seed_claims_no_interval() -> None:
     """A single value without an interval, and bars of no width."""
     cells = cell_estimates(results(seeds=1), (ATTAINMENT, COST))
-    texts = [text.get_text() for ax in draw_heat_maps(cells, COST).axes for text in ax.texts]
-    assert set(texts) == {"10.00"}
+    figure = draw_heat_maps(cells, COST)
+    assert {text.get_text() for ax in figure.axes for text in ax.texts} == {"10.00"}
+    assert figure.axes[-1].get_ylabel() == COST.label
     assert len(draw_cost_against_attainment(cells).axes) == 2
 
 
