@@ -67,13 +67,10 @@ NOT_RUN = [block for page in PAGES for block in blocks(page) if block.mark == "n
 
 
 @pytest.fixture
-def folder(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Return a directory that looks like a checkout, beside the request logs that a page names."""
+def folder(tmp_path: Path) -> Path:
+    """Return a directory that looks like a checkout."""
     for name in NEEDED:
         (tmp_path / name).symlink_to(ROOT / name)
-    for log in re.findall(r"\S+\.csv", " ".join(block.text for block in RUN[page])):
-        shared: Path = request.getfixturevalue("shared")
-        (tmp_path / log).symlink_to(shared / "validation" / "vllm-runs" / log)
     return tmp_path
 
 
