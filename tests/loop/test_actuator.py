@@ -402,7 +402,8 @@ def test_a_reduction_that_may_cut_answers_is_told(
 
 def test_money_is_given_up_by_the_lowest_class_first_growth_before_what_is_there() -> None:
     """A budget is a promise; what it costs is told, and the highest class pays last."""
-    seen = snapshot(server_view("high", wanted=1), server_view("low", service_class="Free"))
+    low = server_view("low", service_class="Free")
+    seen = snapshot(server_view("high", wanted=1, ready=1), low)
     wanted = Decision(
         targets={"high": target("high", replicas=3), "low": target("low", replicas=4)}
     )
@@ -445,22 +446,45 @@ def test_a_budget_makes_some_servers_of_a_class_whole() -> None:
     assert within(20.0) == [1, 2, 2]
 
 
-def test_money_that_buys_no_replica_of_a_class_goes_to_the_next() -> None:
-    """It was left, and the low class was short without use for anybody."""
-    seen = snapshot(
-        server_view("high", accelerator="2xA100", max_batch=48),
-        server_view("low", service_class="Free"),
-    )
-    wanted = Decision(
-        targets={
-            "high": target("high", accelerator="2xA100", replicas=4, max_batch=48),
-            "low": target("low", replicas=4),
-        }
-    )
+@pytest.mark.parametrize(
+    ("usd", "ending", "replicas"),
+    [
+        (26.0, 0, (2, 3)),
+        (27.0, 0, (3, 2)),
+        (31.0, 0, (3, 3)),
+        (32.0, 0, (4, 2)),
+        (30.0, 1, (2, 2)),
+        (31.0, 1, (3, 2)),
+        (35.0, 1, (3, 2)),
+        (40.0, 1, (4, 3)),
+    ],
+)
+def test_money_that_buys_no_replica_of_a_class_goes_to_the_next(
+    usd: float, ending: int, replicas: tuple[int, int]
+) -> None:
+    """It was left, and the low class was short without use for anybody; but while pods end it is
+    kept for the class that grows on their money.
+    """
+    high = server_view("high", accelerator="2xA100", max_batch=48)
+    ends = server_view("ends", wanted=1, ready=1, draining=ending)
+    seen = snapshot(high, server_view("low", service_class="Free"), ends)
+    asked = target("high", accelerator="2xA100", replicas=4, max_batch=48)
+    wanted = Decision(targets={"high": asked, "low": target("low", replicas=4)})
     # A replica is 5 dollars an hour on a 2xA100, 4 on an H100.
-    for usd, replicas in ((22.0, (2, 3)), (23.0, (3, 2)), (27.0, (3, 3)), (28.0, (4, 2))):
-        cut = within_budget(wanted, seen, system(), budget_cents_per_h=100.0 * usd)
-        assert (cut.targets["high"].replicas, cut.targets["low"].replicas) == replicas
+    cut = within_budget(wanted, seen, system(), budget_cents_per_h=100.0 * usd)
+    assert (cut.targets["high"].replicas, cut.targets["low"].replicas) == replicas
+
+
+@pytest.mark.parametrize("more", [{"ready": 4}, {"starting": 2}, {"draining": 2}])
+def test_growth_waits_for_the_money_of_pods_that_end(more: dict[str, object]) -> None:
+    """Pods in drain, or replaced by a move, are paid for: what grew on their money was beyond the
+    budget. Nobody is reduced for them, for that would end more pods.
+    """
+    seen = snapshot(server_view("ends", **more), server_view("grows"))
+    for replicas, within in ((3, 2), (1, 1)):
+        wanted = Decision(targets={"grows": target("grows", replicas=replicas)})
+        cut = within_budget(wanted, seen, system(), budget_cents_per_h=2000.0)
+        assert cut.targets["grows"].replicas == within
 
 
 servers_with_budgets = st.lists(
