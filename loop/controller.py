@@ -208,14 +208,20 @@ class Controller:
         self._told_at_start = reading.warnings
 
     def cycle(
-        self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None
+        self,
+        now_s: float,
+        *,
+        trigger: Trigger = "period",
+        mode: Mode | None = None,
+        learns: bool = False,
     ) -> CycleRecord:
         """Run one cycle at *now_s* and return what happened; a failure of the world or of the data
         is in the record.
 
         *mode* may make one cycle of a controller that acts or exports advise, not the reverse. Such
-        a cycle leaves no trace in the state of the policy. Errors of the programmer are raised, and
-        leave the controller as it was.
+        a cycle leaves no trace in the state of the policy, unless it *learns*: of a controller that
+        stands by, so that it knows the load when it takes over. Errors of the programmer are
+        raised, and leave the controller as it was.
         """
         clock, start_s = self._clock, self._clock.now_s()
         moved = self._epoch.compare() if self._epoch else ""
@@ -229,7 +235,7 @@ class Controller:
         if not record.failed:
             record = self._act(record)
         end_s = clock.now_s()
-        own = record.mode == self._settings.mode or record.paused
+        own = record.mode == self._settings.mode or record.paused or learns
         if own and record.decision is not None:
             self._memory = memory
         self._cycles = record.cycle

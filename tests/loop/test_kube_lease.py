@@ -18,6 +18,7 @@ from loop.data import FixedData
 from loop.policies import make_policy
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from tests.loop.kube_objects import EPOCH
+from tests.loop.test_controller import Counting
 
 Json = dict[str, Any]
 
@@ -276,6 +277,28 @@ def test_a_controller_that_does_not_lead_looks_and_advises() -> None:
     lease.step()
     assert led.cycle(120.0).applied
     assert len(backend.applied) == 1
+
+
+def test_a_controller_that_stands_by_knows_the_load_when_it_takes_over() -> None:
+    """It began with nothing each time that the leader changed, and took away at once what the one
+    before had held. Advice that somebody asks of it leaves no trace, as of one that leads.
+    """
+    store, clock = StoredLease(), ManualClock()
+    contender(store, clock).step()
+    controller = Controller(
+        backend=FakeBackend([server_view()]),
+        policy=Counting(),
+        data=FixedData(system()),
+        clock=clock,
+    )
+    lease = contender(store, clock, "b")
+    led = LedController(controller, lease)
+    lease.step()
+    standing_by = [led.cycle(60.0), led.cycle(90.0, mode="advise"), led.cycle(120.0)]
+    clock.time_s = 15.0
+    lease.step()
+    reasons = [record.changes[0].why.text for record in (*standing_by, led.cycle(180.0))]
+    assert reasons == ["decision 1", "decision 2", "decision 2", "decision 3"]
 
 
 @pytest.mark.parametrize("times", [{"renew_s": 9.0}, {"act_s": 15.0}, {"holder": ""}])

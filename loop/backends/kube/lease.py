@@ -229,7 +229,7 @@ class Lease:
 
 
 class LedController:
-    """A controller that acts while it holds a Lease, and otherwise stands by: it looks and
+    """A controller that acts while it holds a Lease, and otherwise stands by: it looks, learns and
     advises.
     """
 
@@ -243,7 +243,8 @@ class LedController:
         """Run one cycle, as Controller does; say in its record if it stood by."""
         if self._lease.held():
             return self._controller.cycle(now_s, trigger=trigger, mode=mode)
-        record = self._controller.cycle(now_s, trigger=trigger, mode="advise")
+        learns = mode is None  # advice that somebody asks for leaves no trace here either
+        record = self._controller.cycle(now_s, trigger=trigger, mode="advise", learns=learns)
         return replace(record, warnings=(*record.warnings, f"standing by: {self._lease.state}"))
 
     def failure(
