@@ -68,6 +68,25 @@ def test_a_rising_load_is_sized_for_where_it_will_be() -> None:
     assert last.load.rate_rpm > 1140.0 + 120.0
 
 
+@pytest.mark.parametrize(("itl_ms", "felt_rpm"), [(10.0, 800.0), (2400.0, 600.0)])
+def test_a_load_is_felt_over_as_long_as_its_requests_are_in_flight(
+    itl_ms: float, felt_rpm: float
+) -> None:
+    """Of a load that goes up and down every two minutes, requests that run for four never feel what
+    it goes up to, and those of a second always do.
+    """
+    up_and_down = [at(rate, itl_ms=itl_ms) for rate in ([400.0] * 4 + [800.0] * 4) * 8]
+    middles = [one.least.rate_rpm for one in follow(*up_and_down)[-32:]]
+    assert middles == pytest.approx([felt_rpm] * len(middles), rel=0.1)
+
+
+def test_a_load_that_begins_is_felt_as_it_comes() -> None:
+    """However long its requests run: of the time before there is nothing in flight to come."""
+    slow = {"itl_ms": 2400.0}
+    made = follow(*[at(5.0, **slow)] * 20, at(300.0, **slow), *[at(600.0, **slow)] * 6)
+    assert [one.least.rate_rpm for one in made[-5:]] == pytest.approx([600.0] * 5, rel=0.02)
+
+
 def test_requests_in_flight_tell_of_a_jump_that_the_window_does_not_show_yet() -> None:
     """The rate of a window tells it half a minute later, and pods take their time anyway."""
     told = {"ready": 20, "itl_ms": 48.0, "ttft_ms": 200.0}  # 5 s in flight, fifty at a time

@@ -15,6 +15,7 @@ from loop.policies.slo.forecast import (
     Forecast,
     History,
     Series,
+    begins,
     forecast,
     steps_ahead,
     with_samples,
@@ -23,6 +24,7 @@ from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.pace import Pace
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
+from loop.spec import TOKEN_CV
 from loop.types import Load, only_pods_differ, only_replicas_differ
 from twin.frozen import made_quickly
 
@@ -48,6 +50,8 @@ TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
 TWICE = 2.0
 # Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
 AHEAD_IN = 0.7
+# However long requests run: who looks further back is too late for a load that grows.
+FELT_MAX_S = 600.0
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.9
 
@@ -67,23 +71,26 @@ class Foreseen:
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
-    how many requests a minute these stand for, those of its last answers and how many answers a
-    minute these stand for, the request that its work is counted in (None: any), how far its
-    requests in flight are from what its load says, and what came lately from what came before, how
-    much slower its replicas are than the data say, what was asked for before any hold
-    [requests/min], what requests held of KV caches that were too full (None: none was lately, or
-    nobody tells), what a replica of it can take (0: not known), when it was moved last, how many
-    replicas it had before it was grown for a load whose targets nothing meets (None: it was not),
-    and since when its load is not known (None: it is). foreseen is used again while nothing new is
-    seen, and demanded is what was demanded last (None: that is to be found anew).
+    """What is remembered of one server: the history of its rate [requests/min] as its replicas
+    feel it, and of what came from window to window (nothing as long as that is the same), its mean
+    tokens, how long its requests run [s] and how many a minute these stand for, those of its last
+    answers and how many answers a minute these stand for, the request that its work is counted in
+    (None: any), how far its requests in flight are from what its load says, and what came lately
+    from what came before, how much slower its replicas are than the data say, what was asked for
+    before any hold [requests/min], what requests held of KV caches that were too full (None: none
+    was lately, or nobody tells), what a replica of it can take (0: not known), when it was moved
+    last, how many replicas it had before it was grown for a load whose targets nothing meets (None:
+    it was not), and since when its load is not known (None: it is). foreseen is used again while
+    nothing new is seen, and demanded is what was demanded last (None: that is to be found anew).
 
     Once there is a unit, all rates are of such requests.
     """
 
     history: History = field(default_factory=History)
+    came: Series = field(default_factory=Series)
     in_tokens: float = 0.0
     out_tokens: float = 0.0
+    runs_s: float = 0.0
     tokens_weight: float = 0.0
     answer_tokens: float = 0.0
     answers_weight: float = 0.0
@@ -230,8 +237,12 @@ def remember(
                 )
                 memory = memory if full is memory.crowd else replace(memory, crowd=full)
         found[name] = memory
+    rates = []
+    for name, load in loads.items():
+        came_rpm = work_rpm(found[name], load, window_s=window_s)
+        felt_rpm, found[name] = _felt(found[name], came_rpm, now_s=now_s, window_s=window_s)
+        rates.append(felt_rpm)
     before = [found[name].history for name in loads]
-    rates = [work_rpm(found[name], load, window_s=window_s) for name, load in loads.items()]
     chances = [1.0 if one is None else one.chance for one in (found[name].unit for name in loads)]
     after = with_samples(before, rates, now_s=now_s, window_s=window_s, chances=chances)
     for name, old, new in zip(loads, before, after, strict=True):
@@ -288,6 +299,7 @@ def counted_in(memory: Memory, unit: Unit) -> Memory:
         memory,
         unit=unit,
         history=memory.history.scaled(times),
+        came=memory.came.scaled(times),
         demands=demands.scaled(times),
         replica_rpm=memory.replica_rpm * times,
     )
@@ -435,9 +447,31 @@ def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory
     return memory if spread is memory.spread else replace(memory, spread=spread)
 
 
+def _felt(
+    memory: Memory, came_rpm: float, *, now_s: float, window_s: float
+) -> tuple[float, Memory]:
+    """Return the load that replicas feel where *came_rpm* came over the last *window_s*
+    [requests/min], and *memory* with it: the mean over as long as requests are in flight, if that
+    is longer. Of what comes and goes in the meantime no more is ever in flight at once.
+
+    What is in flight lags what comes by E[S²] / 2E[S] of how long requests run (Eick, Massey &
+    Whitt 1993): a mean over twice that lags as much. A load that has just begun is felt as it
+    comes.
+    """
+    felt_s = min((1.0 + TOKEN_CV**2) * memory.runs_s, FELT_MAX_S)
+    if felt_s <= window_s:
+        return came_rpm, replace(memory, came=Series()) if memory.came.values else memory
+    before = memory.came if memory.came.values else memory.history.rates
+    came = before.with_sample(came_rpm, now_s=now_s)
+    if begins(memory.history, came_rpm, now_s=now_s, window_s=window_s):
+        came = came.newest()
+    felt_rpm = came.mean(felt_s - window_s)
+    return felt_rpm, memory if came is memory.came else replace(memory, came=came)
+
+
 def _with_tokens(memory: Memory, view: ServerView) -> Memory:
-    """Return *memory* with the mean tokens over the requests of the last ten minutes, and over
-    the answers of the last one.
+    """Return *memory* with the mean tokens over the requests of the last ten minutes and how long
+    these run, and the mean tokens over the answers of the last one.
 
     Windows count by their requests: what ends in a quiet window are the longest answers of the
     busy one before.
@@ -454,10 +488,12 @@ def _with_tokens(memory: Memory, view: ServerView) -> Memory:
     out_tokens = load.out_tokens
     if answers_weight > 0.0:
         out_tokens = (before * memory.answer_tokens + ended * load.out_tokens) / answers_weight
+    runs_s = memory.runs_s if view.itl_ms is None else load.out_tokens * view.itl_ms / 1000.0
     return replace(
         memory,
         in_tokens=(kept * memory.in_tokens + load.rate_rpm * load.in_tokens) / weight,
         out_tokens=(kept * memory.out_tokens + load.rate_rpm * load.out_tokens) / weight,
+        runs_s=(kept * memory.runs_s + load.rate_rpm * runs_s) / weight,
         tokens_weight=weight,
         answer_tokens=out_tokens,
         answers_weight=answers_weight,

@@ -83,6 +83,22 @@ class Series:
         """
         return self.values[-1 - math.floor(length_s / STEP_S + 1e-9) :]
 
+    def newest(self) -> Series:
+        """Return the last sample alone."""
+        return Series(self.next_s - STEP_S, self.values[-1:])
+
+    def mean(self, length_s: float) -> float:
+        """Return the mean of the last sample and those of the last *length_s* before it, one that
+        is older by less than a step in part.
+        """
+        steps = length_s / STEP_S
+        whole = int(steps)
+        values = self.values[-1 - whole :]
+        if len(values) <= whole or len(self.values) == len(values):
+            return sum(values) / len(values)
+        part = steps - whole
+        return (sum(values) + part * self.values[-2 - whole]) / (len(values) + part)
+
     def as_array(self) -> Floats:
         """Return the samples as an array."""
         return np.fromiter(self.values, np.float64, len(self.values))
@@ -203,6 +219,14 @@ def _first(rates: Series, *, chance: float, window_s: float) -> History:
         window_s=window_s,
         halves=window_s > STEP_S,  # as far as one sample tells
     )
+
+
+def begins(history: History, value: float, *, now_s: float, window_s: float) -> bool:
+    """Return whether the load of *history* has just begun, as *value* is seen at *now_s* over the
+    last *window_s*, which is not full of it yet.
+    """
+    rates = history.rates.with_sample(value, now_s=now_s)
+    return _begun(rates, window_s=window_s) is not None
 
 
 def _begun(rates: Series, *, window_s: float) -> Series | None:
