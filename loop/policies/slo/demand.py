@@ -24,7 +24,6 @@ from loop.policies.slo.jumps import Jumps
 from loop.policies.slo.pace import Pace
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
-from loop.spec import TOKEN_CV
 from loop.types import Load, only_pods_differ, only_replicas_differ
 from twin.frozen import made_quickly
 
@@ -51,7 +50,7 @@ TWICE = 2.0
 # Behind what a jump leaves to wait, all that comes is late: it is drained in so much of drain_s.
 AHEAD_IN = 0.7
 # However long requests run: who looks further back is too late for a load that grows.
-FELT_MAX_S = 600.0
+RUNS_MAX_S = 360.0
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.9
 
@@ -451,22 +450,21 @@ def _felt(
     memory: Memory, came_rpm: float, *, now_s: float, window_s: float
 ) -> tuple[float, Memory]:
     """Return the load that replicas feel where *came_rpm* came over the last *window_s*
-    [requests/min], and *memory* with it: the mean over as long as requests are in flight, if that
-    is longer. Of what comes and goes in the meantime no more is ever in flight at once.
+    [requests/min], and *memory* with it: the mean over as long as requests run, if that is longer.
+    Of what comes and goes in the meantime no more is ever in flight at once.
 
-    What is in flight lags what comes by E[S²] / 2E[S] of how long requests run (Eick, Massey &
-    Whitt 1993): a mean over twice that lags as much. A load that has just begun is felt as it
-    comes.
+    By that mean twice: what is in flight is one of what came (Little 1961), and how fast the tokens
+    of a request come is one of what is in flight while it runs. A load that has just begun is felt
+    as it comes.
     """
-    felt_s = min((1.0 + TOKEN_CV**2) * memory.runs_s, FELT_MAX_S)
-    if felt_s <= window_s:
+    further_s = 2.0 * (min(memory.runs_s, RUNS_MAX_S) - window_s)
+    if further_s <= 0.0:
         return came_rpm, replace(memory, came=Series()) if memory.came.values else memory
     before = memory.came if memory.came.values else memory.history.rates
     came = before.with_sample(came_rpm, now_s=now_s)
     if begins(memory.history, came_rpm, now_s=now_s, window_s=window_s):
         came = came.newest()
-    felt_rpm = came.mean(felt_s - window_s)
-    return felt_rpm, memory if came is memory.came else replace(memory, came=came)
+    return came.mean(further_s), memory if came is memory.came else replace(memory, came=came)
 
 
 def _with_tokens(memory: Memory, view: ServerView) -> Memory:
