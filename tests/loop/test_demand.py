@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -78,6 +79,15 @@ def test_a_load_is_felt_over_as_long_as_its_requests_are_in_flight(
     up_and_down = [at(rate, itl_ms=itl_ms) for rate in ([400.0] * 4 + [800.0] * 4) * 8]
     middles = [one.least.rate_rpm for one in follow(*up_and_down)[-32:]]
     assert middles == pytest.approx([felt_rpm] * len(middles), rel=0.1)
+
+
+def test_how_long_requests_run_is_a_mean_of_what_is_known() -> None:
+    """One pod that hung for a minute made slo look ten minutes back for half an hour."""
+    memory, seen = Memory(), [None, None, 50.0, 1e6, *[50.0] * 3, None, math.inf]
+    for step, itl_ms in enumerate(seen):
+        memory = remembered(memory, at(600.0, itl_ms=itl_ms), now_s=30.0 * step)
+        assert memory.runs_s < HORIZON.window_s
+    assert memory.runs_s > 5.0
 
 
 def test_a_load_that_begins_is_felt_as_it_comes() -> None:

@@ -51,6 +51,7 @@ TWICE = 2.0
 AHEAD_IN = 0.7
 # However long requests run: who looks further back is too late for a load that grows.
 RUNS_MAX_S = 360.0
+HUNG = 4.0  # times as long as others: a pod that hangs says nothing of these
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.9
 
@@ -72,7 +73,7 @@ class Foreseen:
 class Memory:
     """What is remembered of one server: the history of its rate [requests/min] as its replicas
     feel it, and of what came from window to window (nothing as long as that is the same), its mean
-    tokens, how long its requests run [s] and how many a minute these stand for, those of its last
+    tokens, how long its requests run [s], and how many a minute these stand for, those of its last
     answers and how many answers a minute these stand for, the request that its work is counted in
     (None: any), how far its requests in flight are from what its load says, and what came lately
     from what came before, how much slower its replicas are than the data say, what was asked for
@@ -457,7 +458,7 @@ def _felt(
     of a request come is one of what is in flight while it runs. A load that has just begun is felt
     as it comes.
     """
-    further_s = 2.0 * (min(memory.runs_s, RUNS_MAX_S) - window_s)
+    further_s = 2.0 * (memory.runs_s - window_s)
     if further_s <= 0.0:
         return came_rpm, replace(memory, came=Series()) if memory.came.values else memory
     before = memory.came if memory.came.values else memory.history.rates
@@ -486,12 +487,17 @@ def _with_tokens(memory: Memory, view: ServerView) -> Memory:
     out_tokens = load.out_tokens
     if answers_weight > 0.0:
         out_tokens = (before * memory.answer_tokens + ended * load.out_tokens) / answers_weight
-    runs_s = memory.runs_s if view.itl_ms is None else load.out_tokens * view.itl_ms / 1000.0
+    runs_s = memory.runs_s
+    if view.itl_ms is not None:
+        now_s = min(load.out_tokens * view.itl_ms / 1000.0, RUNS_MAX_S)
+        if runs_s > 0.0:
+            now_s = (kept * runs_s + load.rate_rpm * min(now_s, HUNG * runs_s)) / weight
+        runs_s = now_s
     return replace(
         memory,
         in_tokens=(kept * memory.in_tokens + load.rate_rpm * load.in_tokens) / weight,
         out_tokens=(kept * memory.out_tokens + load.rate_rpm * load.out_tokens) / weight,
-        runs_s=(kept * memory.runs_s + load.rate_rpm * runs_s) / weight,
+        runs_s=runs_s,
         tokens_weight=weight,
         answer_tokens=out_tokens,
         answers_weight=answers_weight,
