@@ -5,7 +5,7 @@ what differs; pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from loop.replacing import replace
@@ -127,8 +127,11 @@ def within_budget(
         views = snapshot.servers.items()
         return sum(each[name] * replicas.get(name, view.wanted) for name, view in views)
 
-    ending = sum(each[name] * _beyond_wanted(view) for name, view in snapshot.servers.items())
-    if spent(wanted) + ending <= budget_cents_per_h:
+    def ending(replicas: dict[str, int]) -> float:
+        views = snapshot.servers.items()
+        return sum(each[name] * _ending(view, replicas.get(name)) for name, view in views)
+
+    if spent(wanted) + ending(wanted) <= budget_cents_per_h:
         return decision
     left = {
         name: min(replicas, _least(decision.targets[name], snapshot.servers[name], data, limits))
@@ -138,20 +141,19 @@ def within_budget(
     }
     money = budget_cents_per_h - spent(left)
     _buy(left, wanted, each, snapshot, data, money=money, ending=ending)
-    targets = dict(decision.targets)
+    targets, ends = dict(decision.targets), ending(left)
     for name, replicas in left.items():
         if replicas < wanted[name]:
-            targets[name] = _cut(targets[name], replicas, wanted[name])
+            targets[name] = _cut(targets[name], replicas, wanted[name], ends_cents_per_h=ends)
     over = spent(left) - budget_cents_per_h * (1.0 + ROUNDING)
-    over = _stay_at_home(targets, left, each, snapshot, data, over=over)
-    notes = decision.notes
-    if over > 0.0:
-        notes = (
-            *notes,
-            f"the budget of $ {budget_cents_per_h / 100.0:.6g}/h is not kept: minimums, held "
-            f"servers and what runs cost $ {(budget_cents_per_h + over) / 100.0:.6g}/h",
-        )
-    return replace(decision, targets=targets, notes=notes)
+    over = _stay_at_home(targets, left, each, snapshot, data, over=over) + ends
+    if over <= 0.0:
+        return replace(decision, targets=targets)
+    note = (
+        f"the budget of $ {budget_cents_per_h / 100.0:.6g}/h is not kept: minimums, held servers "
+        f"and what runs cost $ {(budget_cents_per_h + over) / 100.0:.6g}/h"
+    )
+    return replace(decision, targets=targets, notes=(*decision.notes, note))
 
 
 def _buy(
@@ -162,11 +164,11 @@ def _buy(
     data: SystemData,
     *,
     money: float,
-    ending: float,
+    ending: Callable[[dict[str, int]], float],
 ) -> None:
     """Add to the replicas *left* what *money* [cents/h] buys of those *wanted*, each server's at
     the price *each*: what there is, then growth, which waits for what pods that end cost, *ending*
-    [cents/h].
+    [cents/h] by what is left.
 
     A server that is short of its load lets nearly all its requests wait too long, so it is better
     that some servers of a class are whole than that all are short: slo meets 2 to 4 points more
@@ -190,20 +192,22 @@ def _buy(
     def buy(names: Iterable[str], ceiling: dict[str, int]) -> None:
         nonlocal money
         for name in sorted((name for name in names if left[name] < ceiling[name]), key=first):
-            affordable = max(math.floor(money / each[name] + ROUNDING), 0)
-            bought = min(affordable, ceiling[name] - left[name])
+            bought = ceiling[name] - left[name]
+            if bought * each[name] > money:
+                bought = max(math.floor(money / each[name] + ROUNDING), 0)
             left[name] += bought
             money -= bought * each[name]
 
     buy(wanted, present)
-    money -= ending
+    ends = ending(left)
+    money -= ends
     classes: dict[int, list[str]] = {}
     for name in wanted:
         classes.setdefault(_priority(name, snapshot, data), []).append(name)
     for _, names in sorted(classes.items()):
         buy(names, wanted)
         short = [each[name] for name in names if left[name] < wanted[name]]
-        if short and min(short) <= money + ending:
+        if short and min(short) <= money + ends:
             return  # its next replica is paid once the pods have ended, with this money too
 
 
@@ -230,9 +234,14 @@ def _stay_at_home(
     return over
 
 
-def _beyond_wanted(view: ServerView) -> int:
-    """Return how many pods hold GPUs beyond those wanted: in drain, or replaced by a move."""
-    return max(view.ready + view.starting + view.draining - view.wanted, 0)
+def _ending(view: ServerView, replicas: int | None) -> int:
+    """Return how many pods hold GPUs beyond those wanted, in drain or replaced by a move, and how
+    many will as they end what runs in them, if only so many *replicas* stay (None: as many as now).
+    """
+    beyond = max(view.ready + view.starting + view.draining - view.wanted, 0)
+    if replicas is None or view.running == 0:
+        return beyond
+    return beyond + max(min(view.ready, view.wanted) - replicas, 0)
 
 
 def _priority(name: str, snapshot: Snapshot, data: SystemData) -> int:
@@ -269,13 +278,12 @@ def _stay(target: Target, view: ServerView, replicas: int) -> Target:
     )
 
 
-def _cut(target: Target, replicas: int, wanted: int) -> Target:
+def _cut(target: Target, replicas: int, wanted: int, *, ends_cents_per_h: float) -> Target:
     (pool, *_) = target.pools
-    why = Why(
-        kind="budget",
-        text=f"{target.why.text}; {replicas} of {wanted} replicas are within the budget",
-        details=target.why.details,
-    )
+    text = f"{target.why.text}; {replicas} of {wanted} replicas are within the budget"
+    if ends_cents_per_h > 0.0:
+        text = f"{text}, of which pods that end take $ {ends_cents_per_h / 100.0:.6g}/h"
+    why = Why(kind="budget", text=text, details=target.why.details)
     return replace(
         target,
         pools=(replace(pool, replicas=replicas),),

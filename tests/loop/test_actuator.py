@@ -487,6 +487,22 @@ def test_growth_waits_for_the_money_of_pods_that_end(more: dict[str, object]) ->
         assert cut.targets["grows"].replicas == within
 
 
+def test_nobody_grows_on_the_money_of_pods_that_a_decision_ends() -> None:
+    """Until what ran in the five had ended, 40 dollars were paid of 28, and nobody was told."""
+    load = Load(rate_rpm=60.0, in_tokens=512.0, out_tokens=256.0)
+    wanted = Decision(targets={"a": target("a", replicas=2), "b": target("b", replicas=5)})
+    for running, grown in ((100, 2), (0, 5)):
+        few = server_view("a", wanted=5, ready=5, running=running, load=load)
+        seen = snapshot(few, server_view("b"))
+        cut = within_budget(wanted, seen, system(), budget_cents_per_h=2800.0)
+        assert [cut.targets[name].replicas for name in ("a", "b")] == [2, grown]
+    cut = within_budget(
+        wanted, snapshot(few, server_view("b", draining=6)), system(), budget_cents_per_h=2000.0
+    )
+    assert "of which pods that end take $ 24/h" in cut.targets["b"].why.text
+    assert "what runs cost $ 40/h" in cut.notes[0]
+
+
 servers_with_budgets = st.lists(
     st.tuples(
         st.sampled_from(["Premium", "Free"]),
