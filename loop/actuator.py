@@ -236,12 +236,12 @@ def _stay_at_home(
 
 def _ending(view: ServerView, replicas: int | None) -> int:
     """Return how many pods hold GPUs beyond those wanted, in drain or replaced by a move, and how
-    many will as they end what runs in them, if only so many *replicas* stay (None: as many as now).
+    many at least will as they end what runs in them, if so many *replicas* stay (None: as now).
     """
     beyond = max(view.ready + view.starting + view.draining - view.wanted, 0)
-    if replicas is None or view.running == 0:
+    if replicas is None:
         return beyond
-    return beyond + max(min(view.ready, view.wanted) - replicas, 0)
+    return beyond + max(min(view.running, view.ready, view.wanted) - replicas, 0)
 
 
 def _priority(name: str, snapshot: Snapshot, data: SystemData) -> int:
