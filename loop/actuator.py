@@ -5,11 +5,11 @@ what differs; pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loop.replacing import replace
-from loop.spec import SystemData, cost_cents_per_h, gpus
+from loop.spec import SystemData, gpus
 from loop.types import Change, Decision, ServerView, SharedGpus, Snapshot, Target, Why, one_pool
 
 
@@ -62,8 +62,8 @@ def plan(
         # This is the one place that decides what "held" means: no change at all.
         if target is None or target.held or view.hold is not None or _stays(target, view):
             continue
-        change = _change(target, view, limits=limits)
-        if not reduce_unknown and _is_refused(change, view):
+        change = change_of(target, view, limits=limits)
+        if not reduce_unknown and is_refused(change, view):
             continue
         # Replicas cannot be asked for without saying on what; zero can.
         if (change.accelerator or change.replicas == 0) and _differs(change, view):
@@ -84,215 +84,6 @@ def with_upper_bounds(snapshot: Snapshot, data: SystemData) -> Snapshot:
         if view.replicas_max is None or most < view.replicas_max:
             views[name] = replace(view, replicas_max=max(most, view.replicas_min))
     return replace(snapshot, servers={**snapshot.servers, **views}) if views else snapshot
-
-
-def within_budget(
-    decision: Decision,
-    snapshot: Snapshot,
-    data: SystemData,
-    *,
-    budget_cents_per_h: float,
-    limits: Limits = NO_LIMITS,
-) -> Decision:
-    """Return *decision* with so few replicas that all servers together cost no more than the
-    budget; where they do nevertheless, it notes so.
-
-    First are paid the minimum of each server and what runs in it, then the replicas that there are,
-    then growth: highest class first, and in a class whom the least money completes per request that
-    comes. Growth waits for the money of pods that end; what buys no replica of a class goes to the
-    next one. Then moves to dearer accelerators are given up, lowest class first. Held servers keep
-    what they have, and count; so does what *limits*, a bound or an unknown load leave a server. A
-    server whose price is not known counts for nothing.
-    """
-    changes = {}
-    for name, view in snapshot.servers.items():
-        target = decision.targets.get(name)
-        if target is not None and not target.held and target.pools:
-            change = _change(target, view, limits=limits)
-            if not _is_refused(change, view):
-                changes[name] = change
-    wanted = {name: change.replicas for name, change in changes.items()}
-    each = {
-        name: cost_cents_per_h(
-            data,
-            model=view.model,
-            accelerator=changes.get(name, view).accelerator,
-            replicas=1,
-        )
-        or 0.0
-        for name, view in snapshot.servers.items()
-    }
-
-    def spent(replicas: dict[str, int]) -> float:
-        views = snapshot.servers.items()
-        return sum(each[name] * replicas.get(name, view.wanted) for name, view in views)
-
-    def ending(replicas: dict[str, int]) -> float:
-        views = snapshot.servers.items()
-        return sum(each[name] * _ending(view, replicas.get(name)) for name, view in views)
-
-    if spent(wanted) + ending(wanted) <= budget_cents_per_h:
-        return decision
-    left = {
-        name: min(replicas, _least(decision.targets[name], snapshot.servers[name], data, limits))
-        if each[name]
-        else replicas
-        for name, replicas in wanted.items()
-    }
-    money = budget_cents_per_h - spent(left)
-    _buy(left, wanted, each, snapshot, data, money=money, ending=ending)
-    targets, ends = dict(decision.targets), ending(left)
-    for name, replicas in left.items():
-        if replicas < wanted[name]:
-            targets[name] = _cut(targets[name], replicas, wanted[name], ends_cents_per_h=ends)
-    over = spent(left) - budget_cents_per_h * (1.0 + ROUNDING)
-    over = _stay_at_home(targets, left, each, snapshot, data, over=over) + ends
-    if over <= 0.0:
-        return replace(decision, targets=targets)
-    note = (
-        f"the budget of $ {budget_cents_per_h / 100.0:.6g}/h is not kept: minimums, held servers "
-        f"and what runs cost $ {(budget_cents_per_h + over) / 100.0:.6g}/h"
-    )
-    return replace(decision, targets=targets, notes=(*decision.notes, note))
-
-
-def _buy(
-    left: dict[str, int],
-    wanted: dict[str, int],
-    each: dict[str, float],
-    snapshot: Snapshot,
-    data: SystemData,
-    *,
-    money: float,
-    ending: Callable[[dict[str, int]], float],
-) -> None:
-    """Add to the replicas *left* what *money* [cents/h] buys of those *wanted*, each server's at
-    the price *each*: what there is, then growth, which waits for what pods that end cost, *ending*
-    [cents/h] by what is left.
-
-    A server that is short of its load lets nearly all its requests wait too long, so it is better
-    that some servers of a class are whole than that all are short: slo meets 2 to 4 points more
-    than with equal shares (27 servers, three seeds, an hour of a day at 220 $/h and of a code trace
-    at 350). Nobody swaps: who has replicas keeps them. To give those of servers that are far from
-    whole to others brings 5 points more on that day, but costs 19 on the code trace: its loads
-    wobble, and pods that start and drain cost and serve nothing.
-    """
-    views = snapshot.servers
-    present = {
-        name: min(replicas, max(views[name].wanted, views[name].replicas_min))
-        for name, replicas in wanted.items()
-    }
-
-    def first(name: str) -> tuple[int, float, str]:
-        load = views[name].load
-        missing_cents_per_h = (wanted[name] - left[name]) * each[name]
-        requests_per_cent = (load.rate_rpm if load else 0.0) / missing_cents_per_h
-        return _priority(name, snapshot, data), -requests_per_cent, name
-
-    def buy(names: Iterable[str], ceiling: dict[str, int]) -> None:
-        nonlocal money
-        for name in sorted((name for name in names if left[name] < ceiling[name]), key=first):
-            bought = ceiling[name] - left[name]
-            if bought * each[name] > money:
-                bought = max(math.floor(money / each[name] + ROUNDING), 0)
-            left[name] += bought
-            money -= bought * each[name]
-
-    buy(wanted, present)
-    ends = ending(left)
-    money -= ends
-    classes: dict[int, list[str]] = {}
-    for name in wanted:
-        classes.setdefault(_priority(name, snapshot, data), []).append(name)
-    for _, names in sorted(classes.items()):
-        buy(names, wanted)
-        short = [each[name] for name in names if left[name] < wanted[name]]
-        if short and min(short) <= money + ends:
-            return  # its next replica is paid once the pods have ended, with this money too
-
-
-def _stay_at_home(
-    targets: dict[str, Target],
-    left: dict[str, int],
-    each: dict[str, float],
-    snapshot: Snapshot,
-    data: SystemData,
-    *,
-    over: float,
-) -> float:
-    """Give up moves among *targets* to dearer accelerators, lowest class first, as long as the
-    replicas *left*, at the prices *each*, are *over* the budget [cents/h]; return how far they
-    still are.
-    """
-    for name in sorted(left, key=lambda name: (_priority(name, snapshot, data), name))[::-1]:
-        view = snapshot.servers[name]
-        now = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=1)
-        saved = left[name] * (each[name] - now) if now else 0.0
-        if over > 0.0 and saved > 0.0:
-            targets[name] = _stay(targets[name], view, left[name])
-            over -= saved
-    return over
-
-
-def _ending(view: ServerView, replicas: int | None) -> int:
-    """Return how many pods hold GPUs beyond those wanted, in drain or replaced by a move, and how
-    many at least will as they end what runs in them, if so many *replicas* stay (None: as now).
-    """
-    beyond = max(view.ready + view.starting + view.draining - view.wanted, 0)
-    if replicas is None:
-        return beyond
-    return beyond + max(min(view.running, view.ready, view.wanted) - replicas, 0)
-
-
-def _priority(name: str, snapshot: Snapshot, data: SystemData) -> int:
-    return data.priority(snapshot.servers[name].service_class)
-
-
-def _least(target: Target, view: ServerView, data: SystemData, limits: Limits) -> int:
-    """Return how many replicas a server keeps, however little money there is."""
-    if view.load is None:
-        return max(view.wanted, view.replicas_min)
-    told = data.servers.get(view.name)
-    asked = max(told.min_replicas if told else 0, 1, _needed_in_flight(target, view))
-    return max(view.replicas_min, _limited(asked, wanted=view.wanted, limits=limits))
-
-
-def _stay(target: Target, view: ServerView, replicas: int) -> Target:
-    """Return *target* on the accelerator that the server has."""
-    pool = replace(
-        target.pools[0],
-        accelerator=view.accelerator,
-        replicas=replicas,
-        max_batch=view.max_batch,
-    )
-    text = f"{target.why.text}; {target.pools[0].accelerator} is beyond the budget"
-    why = Why(kind="budget", text=text, details=target.why.details)
-    return replace(
-        target,
-        pools=(pool,),
-        cost_cents_per_h=None,
-        itl_ms=None,
-        ttft_ms=None,
-        rho=None,
-        why=why,
-    )
-
-
-def _cut(target: Target, replicas: int, wanted: int, *, ends_cents_per_h: float) -> Target:
-    (pool, *_) = target.pools
-    text = f"{target.why.text}; {replicas} of {wanted} replicas are within the budget"
-    if ends_cents_per_h > 0.0:
-        text = f"{text}, of which pods that end take $ {ends_cents_per_h / 100.0:.6g}/h"
-    why = Why(kind="budget", text=text, details=target.why.details)
-    return replace(
-        target,
-        pools=(replace(pool, replicas=replicas),),
-        cost_cents_per_h=None,
-        itl_ms=None,
-        ttft_ms=None,
-        rho=None,
-        why=why,
-    )
 
 
 class SharedRoom:
@@ -456,7 +247,7 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot, data: System
         # What runs needs no more than all replicas that it runs in.
         if target is None or target.held or target.replicas >= view.wanted:
             continue
-        needed = _needed_in_flight(target, view)
+        needed = needed_in_flight(target, view)
         if target.why.kind == "capacity":
             if growing is None:
                 growing = _growing(decision, snapshot, data)
@@ -572,7 +363,7 @@ def cut_answers(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...
     return tuple(lines)
 
 
-def _needed_in_flight(target: Target, view: ServerView) -> int:
+def needed_in_flight(target: Target, view: ServerView) -> int:
     """Return how many of the present replicas what is in flight needs, at the batch it may have."""
     if view.running + view.waiting + view.backlog <= 0:
         return min(view.wanted, 1) if _may_run(view) else 0
@@ -645,7 +436,7 @@ def _explained(view: ServerView) -> bool:
 
 def _stays(target: Target, view: ServerView) -> bool:
     """Tell whether *target* is what *view* has, within its bounds: nearly all are, in most cycles.
-    Of several pools `_change` makes one.
+    Of several pools `change_of` makes one.
     """
     most = view.replicas_max
     return (
@@ -656,9 +447,10 @@ def _stays(target: Target, view: ServerView) -> bool:
     )
 
 
-def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:
+def change_of(target: Target, view: ServerView, *, limits: Limits) -> Change:
+    """Return what *target* asks of the server that *view* shows, within its bounds and *limits*."""
     assert target.replicas >= 0, f"{target.server}: replicas must be >= 0, got {target.replicas}"
-    replicas = _limited(target.replicas, wanted=view.wanted, limits=limits)
+    replicas = within_limits(target.replicas, wanted=view.wanted, limits=limits)
     # A limit may let replicas stay a while that the target has given up: these do not move either.
     keeps = target.replicas == 0
     accelerator = view.accelerator if keeps else target.accelerator or view.accelerator
@@ -693,7 +485,7 @@ def _stuck(view: ServerView, accelerator: str) -> int:
     return given_up if given_up >= max(view.ready, 1) else 0
 
 
-def _is_refused(change: Change, view: ServerView) -> bool:
+def is_refused(change: Change, view: ServerView) -> bool:
     """Tell whether *change* takes away from a server whose load is not known."""
     return view.load is None and _takes_away(change, view)
 
@@ -704,7 +496,8 @@ def _takes_away(change: Change, view: ServerView) -> bool:
     return view.wanted > 0 and (change.replicas < view.wanted or moves)
 
 
-def _limited(replicas: int, *, wanted: int, limits: Limits) -> int:
+def within_limits(replicas: int, *, wanted: int, limits: Limits) -> int:
+    """Return *replicas*, no further from those *wanted* now than *limits* let one cycle go."""
     if limits.step_up_max is not None:
         replicas = min(replicas, wanted + limits.step_up_max)
     if limits.step_down_max is not None:

@@ -22,9 +22,9 @@ from loop.actuator import (
     with_room_for_what_runs,
     with_sleepers,
     with_upper_bounds,
-    within_budget,
     within_shared,
 )
+from loop.budget import within_budget
 from loop.collector import CollectorSettings, Estimates, Reading, collect, collect_again
 from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.policies.registry import options_told
